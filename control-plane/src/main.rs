@@ -1,0 +1,3 @@
+//! Feeds the filters: KV events to prefix view, fleet, model artefacts
+
+fn main() {}

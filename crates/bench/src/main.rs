@@ -1,0 +1,3 @@
+//! The demo workload and the benchmarks
+
+fn main() {}

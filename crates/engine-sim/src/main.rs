@@ -1,0 +1,3 @@
+//! A simulated LLM engine that speaks like vLLM
+
+fn main() {}

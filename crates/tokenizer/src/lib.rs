@@ -1,0 +1,1 @@
+//! Exact token ids from text

@@ -1,0 +1,1 @@
+//! The built module in a real Envoy
