@@ -1,0 +1,131 @@
+//! Block identities, equal to those of Dynamo's KV router.
+//!
+//! Format: Dynamo 1.6.1, `lib/kv-router/src/protocols.rs` and `lib/kv-hashing/src/salt.rs`.
+//!
+//! - local hash: xxh3-64, seeded, over the block's token ids as u32 little-endian, then the block's multimodal
+//!   hashes as u64 little-endian in ascending order;
+//! - seed: 1337, plus xxh3-64 (seed 0) of a LoRA name, plus xxh3-64 (seed 1) of a cache namespace, wrapping;
+//! - sequence hash: the first block's local hash, then xxh3-64 (seed 1337) over parent and local hash.
+
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+const BASE_SEED: u64 = 1337;
+
+/// Identity of one block's content, without what stands before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LocalHash(pub u64);
+
+/// Identity of one block and everything before it: what a KV cache can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceHash(pub u64);
+
+/// What keeps equal tokens apart: the adapter and the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashSeed(u64);
+
+impl HashSeed {
+    /// Empty names count as absent.
+    pub fn new(lora: Option<&str>, cache_namespace: Option<&str>) -> Self {
+        let lora = lora
+            .filter(|name| !name.is_empty())
+            .map_or(0, |name| xxh3_64(name.as_bytes()));
+        let namespace = cache_namespace
+            .filter(|name| !name.is_empty())
+            .map_or(0, |name| xxh3_64_with_seed(name.as_bytes(), 1));
+        Self(BASE_SEED.wrapping_add(lora).wrapping_add(namespace))
+    }
+
+    /// The seed as xxh3 takes it.
+    pub fn value(self) -> u64 {
+        self.0
+    }
+}
+
+/// How a pool's workers cut a prompt into blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockLayout {
+    /// Tokens per block.
+    pub block_size: NonZeroU32,
+    /// Eagle (bigram) workers: each block also hashes the first token of the next one.
+    pub eagle: bool,
+}
+
+impl BlockLayout {
+    /// Plain blocks of `block_size` tokens; `None` if it is 0.
+    pub fn plain(block_size: u32) -> Option<Self> {
+        Some(Self {
+            block_size: NonZeroU32::new(block_size)?,
+            eagle: false,
+        })
+    }
+
+    /// Tokens per block as a length.
+    pub fn tokens_per_block(self) -> usize {
+        self.block_size.get() as usize
+    }
+
+    /// The tokens that each full block hashes, in order; a partial tail yields nothing.
+    pub fn blocks<'t>(self, tokens: &'t [u32]) -> impl Iterator<Item = &'t [u32]> + use<'t> {
+        let window = self.tokens_per_block().saturating_add(usize::from(self.eagle));
+        tokens.windows(window).step_by(self.tokens_per_block())
+    }
+}
+
+/// Hashes blocks one after the other; holds the byte buffer that they share.
+#[derive(Debug)]
+pub struct BlockHasher {
+    seed: HashSeed,
+    bytes: Vec<u8>,
+}
+
+impl BlockHasher {
+    /// A hasher for one adapter and namespace.
+    pub fn new(seed: HashSeed) -> Self {
+        Self {
+            seed,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Local hash of one full block. `mm_hashes` are the block's multimodal identities in any order.
+    pub fn local(&mut self, tokens: &[u32], mm_hashes: &[u64]) -> LocalHash {
+        self.bytes.clear();
+        self.bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        if !mm_hashes.is_empty() {
+            let mut sorted = mm_hashes.to_vec();
+            sorted.sort_unstable();
+            self.bytes.extend(sorted.iter().flat_map(|hash| hash.to_le_bytes()));
+        }
+        LocalHash(xxh3_64_with_seed(&self.bytes, self.seed.0))
+    }
+}
+
+/// Sequence hash of a block from its parent's (`None` at the root) and its own content.
+pub fn chain(parent: Option<SequenceHash>, local: LocalHash) -> SequenceHash {
+    let Some(SequenceHash(parent)) = parent else {
+        return SequenceHash(local.0);
+    };
+    let mut bytes = [0; 16];
+    let (head, tail) = bytes.split_at_mut(8);
+    head.copy_from_slice(&parent.to_le_bytes());
+    tail.copy_from_slice(&local.0.to_le_bytes());
+    SequenceHash(xxh3_64_with_seed(&bytes, BASE_SEED))
+}
+
+/// Local hashes of every full block of a prompt without multimodal parts.
+pub fn local_hashes(tokens: &[u32], layout: BlockLayout, seed: HashSeed) -> Vec<LocalHash> {
+    let mut hasher = BlockHasher::new(seed);
+    layout.blocks(tokens).map(|block| hasher.local(block, &[])).collect()
+}
+
+/// Sequence hashes of consecutive blocks that start at the root.
+pub fn sequence_hashes(locals: impl IntoIterator<Item = LocalHash>) -> Vec<SequenceHash> {
+    let chained = locals.into_iter().scan(None, |parent, local| {
+        let hash = chain(*parent, local);
+        *parent = Some(hash);
+        Some(hash)
+    });
+    chained.collect()
+}
