@@ -1,1 +1,39 @@
-//! From an OpenAI-style request body to the prompt text, and usage out of a response
+//! From an OpenAI-style request body to the prompt text, and usage out of a response.
+//!
+//! A prompt here must be the prompt the engine makes, to the byte, or every block hash after it is wrong. So this crate
+//! follows vLLM's request model and Hugging Face's template rendering, and where it cannot be exact it refuses with a
+//! reason instead of guessing. In the order of a request:
+//!
+//! - [`json`] reads JSON, borrowing from the body;
+//! - [`body`] picks the fields out of it and names what is wrong;
+//! - `messages` normalises messages and tools as vLLM does before it renders them;
+//! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
+//! - [`usage`] reads the token counts from the response as it passes.
+//!
+//! It runs on untrusted bytes inside a wasm VM that does not survive a panic: no function here may panic.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod body;
+mod error;
+pub mod json;
+mod messages;
+mod model_text;
+mod python;
+pub mod template;
+pub mod usage;
+
+pub use body::{Body, Prompt, Shape};
+pub use error::{BodyError, PromptError};
+pub use model_text::{ModelText, ModelTextError};
+pub use template::{ChatTemplate, TemplateError};
+pub use usage::{Usage, UsageReader};

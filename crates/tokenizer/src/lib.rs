@@ -1,1 +1,116 @@
-//! Exact token ids from text
+//! Exact token ids from text.
+//!
+//! The ids are those of the Hugging Face `tokenizers` library: this crate is a thin, panic-averse face over its 1.0
+//! line (`tk-encode`, `tk-serialize`), checked against the independent 0.x line in `tests/`. It runs inside the
+//! filter's wasm VM, so it reads the *canonical* layout of `tokenizer.json` only (`"version": "2.0"`, as
+//! `tk_convert::canonicalize_str` writes it); the control plane converts before it ships the file.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is not UTF-8, so it is no JSON either.
+    #[error("tokenizer.json is not UTF-8: first bad byte at offset {valid_up_to}")]
+    NotUtf8 { valid_up_to: usize },
+    /// The library refuses the file. The message names the cause: malformed JSON, a layout that was not canonicalized,
+    /// a model type or component that is not compiled into this build, or a regex that needs a regex engine.
+    #[error("tokenizer.json is not supported: {0}")]
+    Unsupported(String),
+}
+
+/// Why a text could not be turned into ids.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// Longer than [`MAX_TEXT_BYTES`].
+    #[error("text of {len} bytes is longer than the limit of {MAX_TEXT_BYTES} bytes")]
+    TooLong { len: usize },
+    /// The library failed. What it wrote to the caller's buffer is taken back.
+    #[error("tokenizing failed: {0}")]
+    Failed(String),
+}
+
+/// The longest text one call takes, in bytes.
+///
+/// The library's spans are 32-bit and a normalizer can widen a character (a space becomes three bytes), so this stays
+/// far below 4 GiB; and it bounds what one request can make a VM allocate: about 12 bytes per input byte at worst.
+pub const MAX_TEXT_BYTES: usize = 64 << 20;
+
+/// A loaded tokenizer. `Send + Sync`; every thread that encodes keeps its own scratch and word cache alive inside, which
+/// makes repeated words about three times as fast as first ones.
+pub struct Tokenizer {
+    pipeline: PipelineTokenizer,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    /// Loads a `tokenizer.json` of canonical layout.
+    pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
+        let text = std::str::from_utf8(json).map_err(|error| LoadError::NotUtf8 {
+            valid_up_to: error.valid_up_to(),
+        })?;
+        let pipeline = tk_serialize::from_json(text).map_err(|error| LoadError::Unsupported(error.to_string()))?;
+        let vocab_size = count_ids(&pipeline);
+        Ok(Self { pipeline, vocab_size })
+    }
+
+    /// Appends the ids of `text` to `ids`. Special tokens that stand in `text` become their ids; with
+    /// `add_special_tokens` the post-processor adds its own (BOS, EOS) as in the Hugging Face library's `encode`.
+    /// Padding and truncation that the file may declare are ignored, as inference engines ignore them. On an error `ids`
+    /// is unchanged.
+    pub fn encode_into(&self, text: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(EncodeError::TooLong { len: text.len() });
+        }
+        let options = EncodeOptions {
+            add_special_tokens,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4);
+        self.pipeline
+            .encode_into(text, &options, &mut tokens)
+            .map_err(|error| EncodeError::Failed(error.to_string()))?;
+        ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
+        Ok(())
+    }
+
+    /// One more than the highest id this tokenizer knows (its added tokens included). An engine's embedding table may be
+    /// larger, padded to a round number.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+}
+
+/// The library does not say how many ids its model has, so look past the highest added token, which in practice stands
+/// at the end of the vocabulary, until a long gap.
+fn count_ids(pipeline: &PipelineTokenizer) -> usize {
+    const GAP: u32 = 1024;
+    let added = pipeline.get_added_vocabulary().get_added_tokens_decoder();
+    let mut size = added.keys().max().map_or(0, |id| id.saturating_add(1));
+    let mut id = size;
+    while id.saturating_sub(size) < GAP && id < u32::MAX {
+        if pipeline.get_model().id_to_token(id).is_some() {
+            size = id.saturating_add(1);
+        }
+        id = id.saturating_add(1);
+    }
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+const _: fn() = || {
+    fn shared_between_threads<T: Send + Sync>() {}
+    shared_between_threads::<Tokenizer>();
+};

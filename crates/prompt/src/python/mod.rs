@@ -1,0 +1,66 @@
+//! What Python's Jinja does and minijinja does not.
+
+mod float;
+mod json_dumps;
+mod methods;
+mod strftime;
+mod tests_of_jinja;
+mod text;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
+
+pub(crate) use text::{strip, strip_end};
+
+/// What a template passed to `raise_exception`; found as the source of the error that ends the render.
+#[derive(Debug)]
+pub(crate) struct Raised(pub(crate) String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+/// Makes `environment` behave as the one that `transformers` sets up. `now` is the time in seconds since 1970-01-01 UTC,
+/// or `no_time`.
+pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: i64) {
+    environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(write_value);
+    environment.add_filter("tojson", json_dumps::tojson);
+    environment.add_filter("trim", text::trim);
+    environment.add_test("sequence", tests_of_jinja::is_sequence);
+    environment.add_test("iterable", tests_of_jinja::is_iterable);
+    environment.add_test("number", tests_of_jinja::is_number);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", move |format: String| {
+        match now.load(Ordering::Relaxed) {
+            time if time == no_time => Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "strftime_now: the time is not known",
+            )),
+            time => strftime::format(&format, time),
+        }
+    });
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+}
+
+/// `{{ value }}`: floats as Python's `repr`, everything else as minijinja has it.
+fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Number
+        && !value.is_integer()
+        && let Ok(number) = f64::try_from(value.clone())
+    {
+        return output.write_str(&float::repr(number)).map_err(Error::from);
+    }
+    escape_formatter(output, state, value)
+}

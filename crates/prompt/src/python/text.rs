@@ -1,0 +1,25 @@
+//! Python's idea of whitespace.
+
+/// `str.isspace` of one character: Unicode's white space and the four separators of ASCII.
+pub(super) fn is_space(character: char) -> bool {
+    character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
+}
+
+/// `text.strip()`.
+pub(crate) fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+/// `text.rstrip()`.
+pub(crate) fn strip_end(text: &str) -> &str {
+    text.trim_end_matches(is_space)
+}
+
+/// The `trim` filter: `strip` of the value's text.
+pub(super) fn trim(text: &str, characters: Option<&str>) -> String {
+    match characters {
+        None => strip(text),
+        Some(characters) => text.trim_matches(|character| characters.contains(character)),
+    }
+    .to_owned()
+}

@@ -1,0 +1,263 @@
+//! The model's chat template, rendered as `transformers` renders it.
+//!
+//! The reference is `apply_chat_template` (`transformers/utils/chat_template_utils.py`): Jinja2's
+//! `ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)` with the `loopcontrols` extension, its own
+//! `tojson`, `raise_exception` and `strftime_now`, and the `generation` tag, which changes nothing in the text.
+
+mod content_format;
+mod generation_tag;
+mod output;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value};
+
+use crate::error::PromptError;
+use crate::json::Json;
+use crate::messages::{self, ContentFormat};
+use crate::model_text::ModelText;
+use crate::python::{self, Raised};
+use output::BoundedText;
+
+/// Work that one render may do, in minijinja's fuel: an instruction costs one, 64 bytes of data cost one. Real templates
+/// spend up to 5 per byte of a body of many tiny messages (about 130 per message), and far less on long ones.
+const FUEL_BASE: u64 = 500_000;
+const FUEL_PER_BODY_BYTE: u64 = 16;
+
+/// Text that one render may write. A template repeats little of a body (an escaped JSON text at most sixfold), and writes
+/// text of its own: instructions for tools, a default system prompt.
+const OUTPUT_BASE: usize = 64 << 10;
+const OUTPUT_PER_BODY_BYTE: usize = 8;
+
+/// `strftime_now` before anybody told the time.
+const NO_TIME: i64 = i64::MIN;
+
+/// Why a template cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    #[error("the model has no chat template")]
+    Missing,
+    #[error("the chat template `{name}` does not compile: {message}")]
+    Syntax { name: &'static str, message: String },
+}
+
+/// A compiled chat template. `Send + Sync`.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    default: Compiled,
+    tool_use: Option<Compiled>,
+    special_tokens: Vec<(String, Value)>,
+    now: Arc<AtomicI64>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    environment: Environment<'static>,
+    format: ContentFormat,
+}
+
+/// What a chat request gives to its template.
+pub(crate) struct Request<'r, 'a> {
+    pub(crate) messages: &'r [Json<'a>],
+    pub(crate) tools: Option<Value>,
+    pub(crate) documents: Option<&'r Json<'a>>,
+    pub(crate) reasoning_effort: Option<&'r Json<'a>>,
+    pub(crate) kwargs: &'r [(Cow<'a, str>, Json<'a>)],
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) continue_final_message: bool,
+}
+
+impl ChatTemplate {
+    /// Compiles a model's templates.
+    pub fn compile(text: &ModelText) -> Result<Self, TemplateError> {
+        let now = Arc::new(AtomicI64::new(NO_TIME));
+        let source = text.chat_template.as_deref().ok_or(TemplateError::Missing)?;
+        let tool_use = text.tool_use_template.as_deref();
+        let mut special_tokens: Vec<_> = text
+            .special_tokens
+            .iter()
+            .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
+            .collect();
+        if !text.additional_special_tokens.is_empty() {
+            let tokens = text
+                .additional_special_tokens
+                .iter()
+                .map(|token| Value::from(token.as_str()))
+                .collect();
+            special_tokens.push(("additional_special_tokens".to_owned(), tokens));
+        }
+        Ok(Self {
+            default: Compiled::new("chat", source, &now)?,
+            tool_use: tool_use
+                .map(|source| Compiled::new("tool_use", source, &now))
+                .transpose()?,
+            special_tokens,
+            now,
+        })
+    }
+
+    /// Tells the time, in seconds since 1970-01-01 UTC, for templates that write today's date with `strftime_now`; they
+    /// fail until it is set. The engine writes its own local date: its clock must run in UTC for prompts to be equal.
+    pub fn set_now(&self, unix_seconds: i64) {
+        self.now.store(unix_seconds, Ordering::Relaxed);
+    }
+
+    /// How messages reach the template, for requests without tools.
+    pub fn content_format(&self) -> ContentFormat {
+        self.default.format
+    }
+
+    /// Renders a conversation. `body_len` is the length of the request in bytes, to which the limits are scaled.
+    pub(crate) fn render(&self, request: &Request<'_, '_>, body_len: usize) -> Result<String, PromptError> {
+        let compiled = match &self.tool_use {
+            Some(tool_use) if request.tools.is_some() => tool_use,
+            _ => &self.default,
+        };
+        let mut messages = messages::conversation(request.messages, compiled.format)?;
+        let continued = request
+            .continue_final_message
+            .then(|| continued_text(request, &mut messages))
+            .transpose()?;
+        let variables = self.variables(
+            request,
+            messages.into_iter().map(messages::Message::into_value).collect(),
+        )?;
+        let text = compiled.render(variables, body_len)?;
+        match continued {
+            None => Ok(text),
+            Some(final_text) => cut_at_tag(text, &final_text),
+        }
+    }
+
+    /// The template's variables. Later ones win: the model's special tokens, the request's `chat_template_kwargs`, the
+    /// request's own fields where they are set.
+    fn variables(&self, request: &Request<'_, '_>, messages: Value) -> Result<Value, PromptError> {
+        let mut variables = self.special_tokens.clone();
+        let mut set = |name: &str, value: Value| variables.push((name.to_owned(), value));
+        set("documents", Value::from(()));
+        for (name, value) in request.kwargs {
+            match &**name {
+                // vLLM refuses these, or `transformers` fails on them.
+                "chat_template" | "tokenize" | "messages" | "conversation" | "tools" => {
+                    return Err(PromptError::UnsupportedField("chat_template_kwargs"));
+                }
+                name => set(name, messages::value(value)?),
+            }
+        }
+        if let Some(documents) = request.documents {
+            set("documents", messages::value(documents)?);
+        }
+        if let Some(effort) = request.reasoning_effort {
+            set("reasoning_effort", messages::value(effort)?);
+            if !request.kwargs.iter().any(|(name, _)| name == "enable_thinking") {
+                set("enable_thinking", Value::from(effort.as_str() != Some("none")));
+            }
+        }
+        set("add_generation_prompt", Value::from(request.add_generation_prompt));
+        set("tools", request.tools.clone().unwrap_or_else(|| Value::from(())));
+        set("messages", messages);
+        Ok(Value::from_pairs(variables))
+    }
+}
+
+impl Compiled {
+    fn new(name: &'static str, source: &str, now: &Arc<AtomicI64>) -> Result<Self, TemplateError> {
+        let syntax_error = |error: minijinja::Error| TemplateError::Syntax {
+            name,
+            message: format!("{error:#}"),
+        };
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(syntax_error)?;
+        let source = generation_tag::without(source);
+        let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
+        let mut environment = Environment::new();
+        environment.set_syntax(syntax);
+        python::install(&mut environment, now.clone(), NO_TIME);
+        environment
+            .add_template_owned(TEMPLATE, source.into_owned())
+            .map_err(syntax_error)?;
+        Ok(Self { environment, format })
+    }
+
+    fn render(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
+        // A clone is a handful of reference counts, and the only way to set the fuel of one render.
+        let mut environment = self.environment.clone();
+        let body_bytes = u64::try_from(body_len).unwrap_or(u64::MAX);
+        environment.set_fuel(Some(
+            FUEL_BASE.saturating_add(FUEL_PER_BODY_BYTE.saturating_mul(body_bytes)),
+        ));
+        let mut output = BoundedText::new(OUTPUT_BASE.saturating_add(OUTPUT_PER_BODY_BYTE.saturating_mul(body_len)));
+        let rendered = environment
+            .get_template(TEMPLATE)
+            .and_then(|template| template.render_captured_to(variables, &mut output).map(drop));
+        match rendered {
+            Ok(()) => output
+                .into_text()
+                .ok_or_else(|| PromptError::Template("wrote no valid UTF-8".to_owned())),
+            Err(_) if output.is_full() => Err(PromptError::LimitExceeded("output")),
+            Err(error) => Err(render_error(&error)),
+        }
+    }
+}
+
+/// The name of the only template in an environment; no extension, hence no escaping.
+const TEMPLATE: &str = "chat";
+
+fn render_error(error: &minijinja::Error) -> PromptError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref::<Raised>() {
+            return PromptError::Refused(message.clone());
+        }
+        if current
+            .downcast_ref::<minijinja::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::OutOfFuel)
+        {
+            return PromptError::LimitExceeded("work");
+        }
+        cause = current.source();
+    }
+    PromptError::Template(format!("{error:#}"))
+}
+
+/// `transformers` finds the end of the final message by appending this to it.
+const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// Tags the final message; returns its text as it was.
+fn continued_text(request: &Request<'_, '_>, messages: &mut [messages::Message<'_>]) -> Result<String, PromptError> {
+    let bad = |why: &str| PromptError::BadField {
+        field: "continue_final_message",
+        why: why.to_owned(),
+    };
+    if request.add_generation_prompt {
+        return Err(bad(
+            "cannot go with `add_generation_prompt`, which is on unless set to false",
+        ));
+    }
+    let last = messages.last_mut().ok_or_else(|| bad("needs a message"))?;
+    last.tag_last_text(TAG)
+        .ok_or_else(|| bad("needs a text in the final message"))
+}
+
+/// Cuts the rendered text where the final message ends.
+fn cut_at_tag(mut text: String, final_text: &str) -> Result<String, PromptError> {
+    let tag = TAG.trim_end();
+    let end = text.rfind(tag).filter(|_| text.contains(python::strip(final_text)));
+    let Some(end) = end else {
+        return Err(PromptError::Refused(
+            "the final message to continue does not appear in the rendered text".into(),
+        ));
+    };
+    let spacing_kept = text.get(end..).is_some_and(|rest| rest.starts_with(TAG));
+    text.truncate(end);
+    if !spacing_kept {
+        text.truncate(python::strip_end(&text).len());
+    }
+    Ok(text)
+}
