@@ -2,7 +2,7 @@
 //! and two entries with the same holders compare by id.
 
 use crate::Slot;
-use alloc::{boxed::Box, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
