@@ -36,10 +36,8 @@ pub(crate) struct WorkerSets {
 
 impl WorkerSets {
     pub(crate) fn new() -> Self {
-        let mut records = Vec::new();
-        records.push(Record::default());
         Self {
-            records,
+            records: vec![Record::default()],
             by_bits: HashTable::new(),
             free: Vec::new(),
             scratch: Vec::new(),
