@@ -1,0 +1,45 @@
+//! The engine's own block hashes. They mean nothing outside of it: a router has to map them, never to recompute them.
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// What separates blocks with the same tokens (`generate_block_hash_extra_keys` in vLLM).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheKeys {
+    /// LoRA adapter: part of every block.
+    pub lora: Option<Lora>,
+    /// Cache salt: part of the first block, and through the chain of all that follow.
+    pub cache_salt: Option<String>,
+}
+
+/// A LoRA adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lora {
+    /// Number, from 1.
+    pub id: u64,
+    /// Name under which it is served.
+    pub name: String,
+}
+
+impl CacheKeys {
+    /// Extra keys of the block with this index in its sequence.
+    pub fn of_block(&self, index: usize) -> Option<Vec<String>> {
+        let salt = self.cache_salt.iter().filter(|_| index == 0);
+        let keys: Vec<_> = self.lora.iter().map(|lora| &lora.name).chain(salt).cloned().collect();
+        if keys.is_empty() { None } else { Some(keys) }
+    }
+}
+
+/// Hash of a block, given the hash of the one before it. Lengths go in as well, so that no two inputs run together.
+pub fn chain(parent: u64, tokens: &[u32], extra_keys: Option<&[String]>) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(&parent.to_le_bytes());
+    hasher.update(&(tokens.len() as u64).to_le_bytes());
+    for token in tokens {
+        hasher.update(&token.to_le_bytes());
+    }
+    for key in extra_keys.unwrap_or_default() {
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key.as_bytes());
+    }
+    hasher.digest()
+}
