@@ -17,7 +17,8 @@ use minijinja::{Environment, ErrorKind, Value};
 
 use crate::error::PromptError;
 use crate::json::Json;
-use crate::messages::{self, ContentFormat};
+use crate::messages;
+pub use crate::messages::ContentFormat;
 use crate::model_text::ModelText;
 use crate::python::{self, Raised};
 use output::BoundedText;
