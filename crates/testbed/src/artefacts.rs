@@ -1,0 +1,78 @@
+//! Where the artefacts are that the testbed runs, and how to get one that is missing.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The root of the checkout.
+pub fn workspace_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Hugging Face directory of the model: `WARMPATH_MODEL_DIR`, else `target/models/qwen3`.
+///
+/// # Errors
+/// When it has no tokenizer.
+pub fn model_dir() -> Result<PathBuf> {
+    let dir = from_env("WARMPATH_MODEL_DIR").unwrap_or_else(|| workspace_root().join("target/models/qwen3"));
+    existing(dir.join("tokenizer.json"), "scripts/setup")?;
+    Ok(dir)
+}
+
+pub(crate) fn engine_sim() -> Result<PathBuf> {
+    binary("engine-sim", "engine-sim")
+}
+
+pub(crate) fn warmpath() -> Result<PathBuf> {
+    binary("control-plane", "warmpath")
+}
+
+/// Envoy's binary: `WARMPATH_ENVOY`, else `target/tools/envoy`.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    let path = from_env("WARMPATH_ENVOY").unwrap_or_else(|| workspace_root().join("target/tools/envoy"));
+    existing(path, "scripts/setup")
+}
+
+/// The built module: `WARMPATH_FILTER`, else where the profile `filter` leaves it.
+pub(crate) fn filter() -> Result<PathBuf> {
+    let built = "target/wasm32-wasip1/filter/filter.wasm";
+    let path = from_env("WARMPATH_FILTER").unwrap_or_else(|| workspace_root().join(built));
+    existing(path, "cargo build -p filter --target wasm32-wasip1 --profile filter")
+}
+
+/// A file of `WARMPATH_MANIFESTS`, else `manifests/`.
+pub(crate) fn manifest(name: &str) -> Result<PathBuf> {
+    let dir = from_env("WARMPATH_MANIFESTS").unwrap_or_else(|| workspace_root().join("manifests"));
+    existing(dir.join(name), "git checkout manifests")
+}
+
+/// A binary of the workspace: in `WARMPATH_BIN_DIR`, else beside the running executable, so of the same profile.
+fn binary(package: &str, name: &str) -> Result<PathBuf> {
+    let dir = match from_env("WARMPATH_BIN_DIR") {
+        Some(dir) => dir,
+        None => own_profile_dir()?,
+    };
+    let release = if dir.ends_with("release") { " --release" } else { "" };
+    existing(dir.join(name), &format!("cargo build -p {package}{release}"))
+}
+
+/// `target/<profile>`; test executables are one level below, in `deps`.
+fn own_profile_dir() -> Result<PathBuf> {
+    let exe = env::current_exe()?;
+    let dir = exe.parent().unwrap_or(&exe);
+    let above_deps = dir.parent().filter(|_| dir.ends_with("deps"));
+    Ok(above_deps.unwrap_or(dir).to_owned())
+}
+
+fn existing(path: PathBuf, how_to_get_it: &str) -> Result<PathBuf> {
+    if !path.exists() {
+        bail!("{} is missing; run: {how_to_get_it}", path.display());
+    }
+    Ok(path)
+}
+
+fn from_env(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
