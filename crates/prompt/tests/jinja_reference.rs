@@ -81,9 +81,10 @@ fn rendered_prompts_equal_pythons() {
                     differences += 1;
                     if differences < 10 {
                         println!(
-                            "{}\nbody: {}\nours:   {ours:?}\ntheirs: {theirs}\n",
+                            "{}\nbody: {}\n{}\n",
                             dir.display(),
-                            case["body"]
+                            case["body"],
+                            difference(ours, theirs)
                         );
                     }
                 }
@@ -105,4 +106,14 @@ fn rendered_prompts_equal_pythons() {
         own * 10 >= REQUESTS * 9,
         "most requests must render with the main template: {own} of {REQUESTS}"
     );
+}
+
+/// Both sides from a little before where they part.
+fn difference(ours: &Result<String, String>, theirs: &Value) -> String {
+    let (Ok(ours), Some(theirs)) = (ours, theirs["text"].as_str()) else {
+        return format!("ours:   {ours:?}\ntheirs: {theirs}");
+    };
+    let same = ours.chars().zip(theirs.chars()).take_while(|(a, b)| a == b).count();
+    let part = |text: &str| text.chars().skip(same.saturating_sub(60)).take(160).collect::<String>();
+    format!("ours:   {:?}\ntheirs: {:?}", part(ours), part(theirs))
 }

@@ -3,6 +3,7 @@
 mod float;
 mod json_dumps;
 mod methods;
+mod repr;
 mod strftime;
 mod tests_of_jinja;
 mod text;
@@ -34,7 +35,8 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(write_value);
     environment.add_filter("tojson", json_dumps::tojson);
-    environment.add_filter("trim", text::trim);
+    environment.add_filter("trim", trim);
+    environment.add_filter("string", |value: &Value| repr::str(value).into_owned());
     environment.add_test("sequence", tests_of_jinja::is_sequence);
     environment.add_test("iterable", tests_of_jinja::is_iterable);
     environment.add_test("number", tests_of_jinja::is_number);
@@ -54,13 +56,20 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
 }
 
-/// `{{ value }}`: floats as Python's `repr`, everything else as minijinja has it.
+/// `{{ value }}`.
 fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number
-        && !value.is_integer()
-        && let Ok(number) = f64::try_from(value.clone())
-    {
-        return output.write_str(&float::repr(number)).map_err(Error::from);
+    match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => output.write_str(&repr::str(value)).map_err(Error::from),
+        _ => escape_formatter(output, state, value),
     }
-    escape_formatter(output, state, value)
+}
+
+/// The `trim` filter: `str(value).strip(characters)`.
+fn trim(value: &Value, characters: Option<&str>) -> String {
+    let text = repr::str(value);
+    match characters {
+        None => strip(&text),
+        Some(characters) => text.trim_matches(|character| characters.contains(character)),
+    }
+    .to_owned()
 }

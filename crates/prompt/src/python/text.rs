@@ -14,12 +14,3 @@ pub(crate) fn strip(text: &str) -> &str {
 pub(crate) fn strip_end(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
-
-/// The `trim` filter: `strip` of the value's text.
-pub(super) fn trim(text: &str, characters: Option<&str>) -> String {
-    match characters {
-        None => strip(text),
-        Some(characters) => text.trim_matches(|character| characters.contains(character)),
-    }
-    .to_owned()
-}

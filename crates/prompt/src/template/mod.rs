@@ -5,8 +5,8 @@
 //! `tojson`, `raise_exception` and `strftime_now`, and the `generation` tag, which changes nothing in the text.
 
 mod content_format;
-mod generation_tag;
 mod output;
+mod source;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -175,14 +175,12 @@ impl Compiled {
             .lstrip_blocks(true)
             .build()
             .map_err(syntax_error)?;
-        let source = generation_tag::without(source);
+        let source = source::prepare(source);
         let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
         python::install(&mut environment, now.clone(), NO_TIME);
-        environment
-            .add_template_owned(TEMPLATE, source.into_owned())
-            .map_err(syntax_error)?;
+        environment.add_template_owned(TEMPLATE, source).map_err(syntax_error)?;
         Ok(Self { environment, format })
     }
 

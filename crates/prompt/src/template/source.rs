@@ -1,10 +1,16 @@
-//! The `generation` tag, with which training marks what the assistant wrote. In a prompt it stands for its body.
+//! A template's source, brought to what minijinja reads as Jinja2 reads the original.
 
 use std::borrow::Cow;
 
-/// The template with `{% generation %} … {% endgeneration %}` turned into a `with` block, which like the original has a
-/// scope of its own. Whitespace control stays as it is.
-pub(super) fn without(source: &str) -> Cow<'_, str> {
+/// Line breaks become LF, as in Jinja2's lexer, and the `generation` tag goes.
+pub(super) fn prepare(source: &str) -> String {
+    without_generation_tag(&source.replace("\r\n", "\n").replace('\r', "\n")).into_owned()
+}
+
+/// Turns `{% generation %} … {% endgeneration %}`, with which training marks what the assistant wrote and which in a
+/// prompt stands for its body, into a `with` block, which like the original has a scope of its own. Whitespace control
+/// stays as it is.
+fn without_generation_tag(source: &str) -> Cow<'_, str> {
     if !source.contains("generation") {
         return Cow::Borrowed(source);
     }
@@ -50,6 +56,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn line_breaks() {
+        assert_eq!(prepare("a\r\nb\rc\nd\n\r"), "a\nb\nc\nd\n\n");
+    }
+
+    #[test]
     fn only_the_tag_is_rewritten() {
         for (source, expected) in [
             ("{% for a in b %}{{ add_generation_prompt }}{% endfor %}", None),
@@ -65,7 +76,7 @@ mod tests {
             ("{% generation", None),
             ("{%- %}{% generation %}", Some("{%- %}{% with %}")),
         ] {
-            assert_eq!(without(source), expected.unwrap_or(source), "{source}");
+            assert_eq!(without_generation_tag(source), expected.unwrap_or(source), "{source}");
         }
     }
 }
