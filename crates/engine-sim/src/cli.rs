@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 
 /// A simulated LLM engine that speaks like vLLM.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "engine-sim", version)]
+#[command(name = "engine-sim", version, args_override_self = true)]
 pub struct Args {
     /// Hugging Face model directory: `tokenizer.json`, `tokenizer_config.json` and, where there is one,
     /// `chat_template.jinja`. Required unless `--instant`.

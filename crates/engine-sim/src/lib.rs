@@ -22,4 +22,6 @@ pub mod scheduler;
 pub mod template;
 
 #[cfg(test)]
+mod test_support;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::python_json;
 
 const NAME: &str = "chat_template";
 /// Steps of the template's virtual machine: far beyond any real prompt, short of running for minutes.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 10_000_000;
 /// What `transformers` appends to the final message to find its end in the rendered text.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
