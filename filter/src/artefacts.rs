@@ -1,0 +1,165 @@
+//! Tokenizers and templates: assembled from chunks, checked against their ids, loaded once however many pools share
+//! them, and dropped when nothing refers to them.
+//!
+//! Loading is done when the fleet names an artefact, on the worker thread, and is the one long stall of the filter:
+//! Qwen3's tokenizer takes about a second.
+
+use prompt::{ChatTemplate, ModelText};
+use router_core::fleet::ArtefactId;
+use std::collections::{BTreeMap, BTreeSet};
+use tokenizer::Tokenizer;
+
+/// What artefacts may take together before they are loaded, in bytes; a VM gets 1 GiB for everything.
+pub const MAX_TOTAL_BYTES: u64 = 256 << 20;
+
+/// All artefacts of one VM.
+#[derive(Default)]
+pub struct Artefacts {
+    /// The one that is arriving.
+    arriving: Option<Arriving>,
+    /// Complete and not yet named by a fleet.
+    whole: BTreeMap<ArtefactId, Vec<u8>>,
+    tokenizers: BTreeMap<ArtefactId, Result<Tokenizer, String>>,
+    templates: BTreeMap<ArtefactId, Result<ChatTemplate, String>>,
+}
+
+struct Arriving {
+    id: ArtefactId,
+    total: u64,
+    bytes: Vec<u8>,
+}
+
+/// A chunk that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadChunk {
+    /// More than [`MAX_TOTAL_BYTES`] together with the others.
+    TooLarge {
+        /// Announced size in bytes.
+        total: u64,
+    },
+    /// Not the chunk that was due.
+    OutOfOrder {
+        /// Its offset in bytes.
+        offset: u64,
+        /// The offset that was due.
+        due: u64,
+    },
+    /// The whole does not have the content that its id says.
+    WrongContent,
+}
+
+impl std::fmt::Display for BadChunk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLarge { total } => {
+                write!(
+                    f,
+                    "artefact of {total} bytes: more than {MAX_TOTAL_BYTES} bytes together with the others"
+                )
+            }
+            Self::OutOfOrder { offset, due } => {
+                write!(f, "artefact chunk at offset {offset}, expected the one at {due}")
+            }
+            Self::WrongContent => f.write_str("the artefact's content differs from its id: damaged or mislabelled"),
+        }
+    }
+}
+
+impl Artefacts {
+    /// Takes the next chunk. After an error the artefact has to come again from its start.
+    ///
+    /// # Errors
+    /// When the chunk does not fit.
+    pub fn take(&mut self, id: ArtefactId, total: u64, offset: u64, data: &[u8]) -> Result<(), BadChunk> {
+        let mut arriving = match self.arriving.take().filter(|arriving| arriving.id == id && offset > 0) {
+            Some(arriving) => arriving,
+            None => self.begin(id, total)?,
+        };
+        let due = arriving.bytes.len() as u64;
+        let end = offset.saturating_add(data.len() as u64);
+        if offset != due || total != arriving.total || end > total {
+            return Err(BadChunk::OutOfOrder { offset, due });
+        }
+        arriving.bytes.extend_from_slice(data);
+        if end < total {
+            self.arriving = Some(arriving);
+        } else if ArtefactId::of(&arriving.bytes) == id {
+            self.whole.insert(id, arriving.bytes);
+        } else {
+            return Err(BadChunk::WrongContent);
+        }
+        Ok(())
+    }
+
+    /// What need not be sent (again), also because it proved to be unusable.
+    pub fn held(&self) -> BTreeSet<ArtefactId> {
+        let whole = self.whole.keys();
+        let loaded = self.tokenizers.keys().chain(self.templates.keys());
+        whole.chain(loaded).copied().collect()
+    }
+
+    /// Forgets what arrived in part: the stream that it came over is gone.
+    pub fn stream_lost(&mut self) {
+        self.arriving = None;
+    }
+
+    /// Loads the tokenizer if it is there and not loaded. `Some` if it was loaded right now, with the error if that
+    /// failed.
+    pub fn load_tokenizer(&mut self, id: ArtefactId) -> Option<Result<(), String>> {
+        let whole = &mut self.whole;
+        load(&mut self.tokenizers, id, whole, |bytes| {
+            Tokenizer::from_json(bytes).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Loads the template; as [`Artefacts::load_tokenizer`].
+    pub fn load_template(&mut self, id: ArtefactId) -> Option<Result<(), String>> {
+        let whole = &mut self.whole;
+        load(&mut self.templates, id, whole, |bytes| {
+            let text: ModelText = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+            ChatTemplate::compile(&text).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Drops everything but `wanted`.
+    pub fn keep(&mut self, wanted: &BTreeSet<ArtefactId>) {
+        self.whole.retain(|id, _| wanted.contains(id));
+        self.tokenizers.retain(|id, _| wanted.contains(id));
+        self.templates.retain(|id, _| wanted.contains(id));
+    }
+
+    /// A loaded tokenizer.
+    pub fn tokenizer(&self, id: ArtefactId) -> Option<&Tokenizer> {
+        self.tokenizers.get(&id)?.as_ref().ok()
+    }
+
+    /// A loaded template.
+    pub fn template(&self, id: ArtefactId) -> Option<&ChatTemplate> {
+        self.templates.get(&id)?.as_ref().ok()
+    }
+
+    fn begin(&self, id: ArtefactId, total: u64) -> Result<Arriving, BadChunk> {
+        let held: usize = self.whole.values().map(Vec::len).sum();
+        if total > MAX_TOTAL_BYTES.saturating_sub(held as u64) {
+            return Err(BadChunk::TooLarge { total });
+        }
+        // Whole at once: growing step by step would need half as much again while it moves.
+        let bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
+        Ok(Arriving { id, total, bytes })
+    }
+}
+
+fn load<T>(
+    loaded: &mut BTreeMap<ArtefactId, Result<T, String>>,
+    id: ArtefactId,
+    whole: &mut BTreeMap<ArtefactId, Vec<u8>>,
+    read: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Option<Result<(), String>> {
+    if loaded.contains_key(&id) {
+        return None;
+    }
+    let result = read(&whole.remove(&id)?);
+    let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
+    loaded.insert(id, result);
+    Some(told)
+}

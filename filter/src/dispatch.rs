@@ -1,0 +1,154 @@
+//! Messages of the control plane, applied to the state.
+//!
+//! They are untrusted: one that cannot be used is counted and logged and changes nothing, and when it was about a view,
+//! a snapshot is asked for.
+
+use crate::state::State;
+use prost::Message;
+use proto::v1::{self, to_filter};
+use proto::view::PoolUpdate;
+use proto::{BadMessage, MAX_MESSAGE_BYTES, fleet};
+use router_core::fleet::{Fleet, Pool};
+use router_core::replica::Update;
+
+/// Applies one message. Returns what there is to answer.
+pub fn receive(state: &mut State, message: &[u8]) -> Option<Vec<u8>> {
+    let now = state.now();
+    if state.link.heard(now) {
+        state.router.link_up();
+        state.metrics.add("sync", "connects", 1);
+        log::info!("vm {}: the control plane is there", state.name());
+    }
+    state.metrics.add("sync", "messages", 1);
+    match apply(state, message) {
+        Ok(answer) => answer,
+        Err(problem) => {
+            state.metrics.add("sync", "bad_messages", 1);
+            if state.link.may_complain() {
+                log::warn!("vm {}: message from the control plane refused: {problem}", state.name());
+            }
+            None
+        }
+    }
+}
+
+/// The stream is gone, or never came to be.
+pub fn stream_lost(state: &mut State, why: &str) {
+    let now = state.now();
+    if state.link.is_up() {
+        log::warn!(
+            "vm {}: lost the control plane ({why}); requests are routed by the last view for a while",
+            state.name()
+        );
+        state.metrics.add("sync", "losses", 1);
+    }
+    state.router.link_down(now);
+    state.artefacts.stream_lost();
+    state.link.lost(now, &mut state.random);
+}
+
+fn apply(state: &mut State, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    if message.len() > MAX_MESSAGE_BYTES {
+        return Err(format!(
+            "{} bytes long, more than the limit of {MAX_MESSAGE_BYTES}",
+            message.len()
+        ));
+    }
+    let message = v1::ToFilter::decode(message).map_err(|error| error.to_string())?;
+    let message = message.message.ok_or("of a kind that this version does not know")?;
+    let told = |bad: BadMessage| bad.to_string();
+    match message {
+        to_filter::Message::Settings(settings) => {
+            state.router.set_max_staleness(settings.max_staleness_ms);
+            state.link.set_silence(settings.silence_ms);
+        }
+        to_filter::Message::Fleet(fleet) => set_fleet(state, fleet.try_into().map_err(told)?),
+        to_filter::Message::Artefact(chunk) => take_artefact(state, &chunk)?,
+        to_filter::Message::SnapshotBegin(begin) => {
+            let pool = begin.position.as_ref().map(|position| position.pool.clone());
+            return Ok(update(state, pool, begin.try_into()));
+        }
+        to_filter::Message::SnapshotPart(part) => {
+            return Ok(update(state, Some(part.pool.clone()), part.try_into()));
+        }
+        to_filter::Message::SnapshotEnd(end) => return Ok(update(state, Some(end.pool.clone()), Ok(end.into()))),
+        to_filter::Message::Delta(delta) => {
+            let pool = delta.from.as_ref().map(|position| position.pool.clone());
+            return Ok(update(state, pool, delta.try_into()));
+        }
+        to_filter::Message::Heartbeat(_) => {}
+    }
+    Ok(None)
+}
+
+fn set_fleet(state: &mut State, fleet: Fleet) {
+    for pool in &fleet.pools {
+        load_artefacts(state, pool);
+    }
+    let named = fleet.pools.iter().flat_map(|pool| [pool.tokenizer, pool.template]);
+    state.fleet_artefacts = named.flatten().collect();
+    let workers: usize = fleet.pools.iter().map(|pool| pool.candidates.len()).sum();
+    log::info!(
+        "vm {}: fleet of {} pools with {workers} workers or ranks",
+        state.name(),
+        fleet.pools.len()
+    );
+    state.router.set_fleet(fleet);
+    state.fleet_changed();
+}
+
+fn load_artefacts(state: &mut State, pool: &Pool) {
+    let tokenizer = pool.tokenizer.and_then(|id| state.artefacts.load_tokenizer(id));
+    let template = pool.template.and_then(|id| state.artefacts.load_template(id));
+    for (kind, result) in [("tokenizer", tokenizer), ("chat template", template)] {
+        match result {
+            None => {}
+            Some(Ok(())) => state.metrics.add("artefacts", "loaded", 1),
+            Some(Err(error)) => {
+                state.metrics.add("artefacts", "unusable", 1);
+                log::error!(
+                    "vm {}: pool {}: {kind} cannot be used, so requests are routed by load: {error}",
+                    state.name(),
+                    pool.name
+                );
+            }
+        }
+    }
+}
+
+fn take_artefact(state: &mut State, chunk: &v1::ArtefactChunk) -> Result<(), String> {
+    let id = fleet::artefact_id("artefact.id", &chunk.id).map_err(|bad| bad.to_string())?;
+    let taken = state.artefacts.take(id, chunk.total_bytes, chunk.offset, &chunk.data);
+    taken.map_err(|bad| bad.to_string())
+}
+
+/// Applies an update of a view. Returns the request for a snapshot if it does not fit.
+fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, BadMessage>) -> Option<Vec<u8>> {
+    let reason = match update {
+        Ok(PoolUpdate { pool, update }) => {
+            let completes = matches!(update, Update::End { .. });
+            if matches!(update, Update::Begin(_)) {
+                state.link.snapshot_begins(&pool);
+            }
+            match state.router.apply(&pool, update) {
+                Ok(()) if completes => {
+                    // The pool may have gone over to its next epoch.
+                    state.fleet_changed();
+                    return None;
+                }
+                Ok(()) => return None,
+                Err(out_of_step) => out_of_step.reason(),
+            }
+        }
+        Err(bad) => {
+            state.metrics.add("sync", "bad_messages", 1);
+            if state.link.may_complain() {
+                log::warn!("vm {}: update of a view refused: {bad}", state.name());
+            }
+            "bad_message"
+        }
+    };
+    let request = state.link.resync(&pool?, reason)?;
+    state.metrics.add("resyncs", reason, 1);
+    Some(request)
+}

@@ -1,0 +1,75 @@
+//! Names of headers: which are ours to set, and which no client may.
+
+use router_core::fleet::Candidate;
+
+/// Where Envoy is to send the request: `ip:port[,ip:port…]`, best first. Gateway API inference extension, endpoint
+/// picker protocol (proposal 004).
+pub const DESTINATION: &str = "x-gateway-destination-endpoint";
+/// Which data-parallel rank of the worker is to serve it; read by vLLM's and Dynamo's frontends.
+pub const DATA_PARALLEL_RANK: &str = "x-data-parallel-rank";
+
+/// Everything that steers a request behind the gateway, so that nobody but the gateway may say it: the endpoint picker
+/// protocol's headers, and the routing headers of Dynamo 1.6.1 with the aliases that its frontend reads
+/// (`lib/llm/src/protocols/common/extensions.rs`).
+pub const FORGEABLE: &[&str] = &[
+    DESTINATION,
+    "x-gateway-destination-endpoint-subset",
+    "x-gateway-destination-endpoint-served",
+    DATA_PARALLEL_RANK,
+    "x-dp-rank",
+    "x-prefill-dp-rank",
+    "x-worker-instance-id",
+    "x-prefill-instance-id",
+    "x-prefiller-host-port",
+    "x-dynamo-worker-instance-id",
+    "x-dynamo-dp-rank",
+    "x-dynamo-prefill-instance-id",
+    "x-dynamo-prefill-dp-rank",
+    "x-dynamo-routing-mode",
+    "x-dynamo-token-data",
+    "x-dynamo-backend-instance-id",
+    "x-dynamo-decode-worker-id",
+    "x-dynamo-prefill-worker-id",
+];
+
+/// The value of [`DESTINATION`] for these candidates: their endpoints in order, each once (ranks share theirs), at
+/// most `limit`.
+pub fn destinations<'a>(candidates: impl Iterator<Item = &'a Candidate>, limit: usize) -> String {
+    let mut endpoints: Vec<&str> = Vec::new();
+    for candidate in candidates {
+        if endpoints.len() >= limit {
+            break;
+        }
+        if !endpoints.contains(&candidate.endpoint.as_str()) {
+            endpoints.push(&candidate.endpoint);
+        }
+    }
+    endpoints.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use router_core::Slot;
+
+    #[test]
+    fn endpoints_in_order_each_once() {
+        let candidate = |(slot, endpoint, dp_rank): (u16, &str, Option<u32>)| Candidate {
+            slot: Slot(slot),
+            endpoint: endpoint.to_owned(),
+            dp_rank,
+        };
+        let candidates = [
+            (3, "b:1", Some(1)),
+            (2, "b:1", Some(0)),
+            (0, "a:1", None),
+            (5, "c:1", None),
+        ]
+        .map(candidate);
+        let listed = |limit| destinations(candidates.iter(), limit);
+        assert_eq!(
+            [listed(1), listed(2), listed(16)],
+            ["b:1", "b:1,a:1", "b:1,a:1,c:1"].map(str::to_owned)
+        );
+    }
+}

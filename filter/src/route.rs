@@ -1,0 +1,229 @@
+//! From a request to a decision.
+
+use crate::artefacts::Artefacts;
+use crate::state::State;
+use prompt::{Body, Prompt as PromptText, Shape};
+use router_core::Millis;
+use router_core::fleet::Pool;
+use router_core::hash::{HashSeed, SequenceHash, local_hashes, sequence_hashes};
+use router_core::ladder::Footing;
+use router_core::router::{Decision, Prompt, Router};
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// Bytes of a body per token of its prompt, to guess at prompts that are not read.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What is there of a request when it has to be routed.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// Its whole body.
+    Body(&'a [u8]),
+    /// Not its body, for a reason.
+    Nothing {
+        /// As a metric label.
+        reason: &'static str,
+        /// Known or least length of the body.
+        bytes: u64,
+    },
+}
+
+/// A decision and what it takes to follow the request.
+#[derive(Debug)]
+pub struct Routed {
+    /// The decision.
+    pub decision: Decision,
+    /// The pool it was made in; empty if none could be told.
+    pub pool: String,
+    /// Full blocks of the prompt, if they are known.
+    pub blocks: Vec<SequenceHash>,
+    /// Length of the prompt in tokens, known or guessed.
+    pub input_tokens: u64,
+    /// Whether a response's usage can be held against the prediction: the prompt is known, and is the only one.
+    pub comparable: bool,
+}
+
+/// A prompt as far as it was understood.
+struct Reading {
+    input_tokens: u64,
+    known: Result<Blocks, &'static str>,
+}
+
+struct Blocks {
+    hashes: Vec<SequenceHash>,
+    only_prompt: bool,
+}
+
+/// Decides. Never fails: whatever is wrong with the request is the reason for a lower rung.
+pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
+    let now = state.now();
+    let seed = state.random.draw();
+    let (pool, reading) = match read(state, shape, seen, now) {
+        Ok((pool, reading)) => (pool.name.clone(), reading),
+        Err(reason) => return passed(reason, seed),
+    };
+    let loads = state.load.loads(&pool);
+    let prompt = match &reading.known {
+        Ok(blocks) => Prompt::Known {
+            input_tokens: reading.input_tokens,
+            blocks: &blocks.hashes,
+        },
+        Err(reason) => Prompt::Unknown {
+            reason,
+            input_tokens: reading.input_tokens,
+        },
+    };
+    let decision = state.router.decide(&pool, prompt, &loads, now, seed);
+    let comparable = reading.known.as_ref().is_ok_and(|blocks| blocks.only_prompt) && decision.view.is_some();
+    Routed {
+        decision,
+        pool,
+        blocks: reading.known.map(|blocks| blocks.hashes).unwrap_or_default(),
+        input_tokens: reading.input_tokens,
+        comparable,
+    }
+}
+
+fn passed(reason: &'static str, seed: u64) -> Routed {
+    Routed {
+        decision: Decision {
+            footing: Footing::pass(reason),
+            ranked: Vec::new(),
+            view: None,
+            seed,
+        },
+        pool: String::new(),
+        blocks: Vec::new(),
+        input_tokens: 0,
+        comparable: false,
+    }
+}
+
+/// Finds the request's pool and reads its prompt. The error says why no pool can be told.
+fn read<'s>(state: &'s State, shape: Shape, seen: Seen<'_>, now: Millis) -> Result<(&'s Pool, Reading), &'static str> {
+    let router = &state.router;
+    if router.pools().next().is_none() {
+        return Err("no_fleet");
+    }
+    let body = match seen {
+        Seen::Nothing { reason, bytes } => return Ok((only_pool(router, reason)?, guess(reason, bytes))),
+        Seen::Body(body) => body,
+    };
+    let bytes = body.len() as u64;
+    if body.len() > state.config.max_prompt_bytes {
+        let reason = "prompt_too_large";
+        let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
+        return Ok((pool, guess(reason, bytes)));
+    }
+    let body = match Body::read(shape, body) {
+        Ok(body) => body,
+        // The worker will say what is wrong with it.
+        Err(error) => return Ok((only_pool(router, error.reason())?, guess(error.reason(), bytes))),
+    };
+    let (pool, lora) = pool_of(router, body.model(), "no_model")?;
+    let reading = match router.exactness(&pool.name, now) {
+        Ok(_) => understand(&state.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(reason, bytes)),
+        Err(reason) => guess(reason, bytes),
+    };
+    Ok((pool, reading))
+}
+
+/// The pool of a model, and its adapter. Without a model, the pool if there is just one, as its workers take requests
+/// without.
+fn pool_of<'r>(
+    router: &'r Router,
+    model: Option<&str>,
+    reason: &'static str,
+) -> Result<(&'r Pool, Option<&'r str>), &'static str> {
+    match model {
+        // Some worker answers that there is no such model.
+        Some(model) => router.pool_of_model(model).ok_or("unknown_model"),
+        None => Ok((only_pool(router, reason)?, None)),
+    }
+}
+
+fn only_pool<'r>(router: &'r Router, reason: &'static str) -> Result<&'r Pool, &'static str> {
+    let mut pools = router.pools();
+    let pool = pools.next().ok_or("no_fleet")?;
+    match pools.next() {
+        None => Ok(pool),
+        Some(_) => Err(reason),
+    }
+}
+
+/// Body to prompt to tokens to blocks. The error says which step failed.
+///
+/// The cache namespace is the body's `cache_salt`: plain vLLM workers, which this reads for, know no other. (Dynamo's
+/// also take the header `x-tenant-id`.)
+fn understand(
+    artefacts: &Artefacts,
+    pool: &Pool,
+    lora: Option<&str>,
+    body: &Body<'_>,
+    now: Millis,
+) -> Result<Reading, &'static str> {
+    let tokenizer = pool.tokenizer.and_then(|id| artefacts.tokenizer(id));
+    let tokenizer = tokenizer.ok_or("tokenizer_unusable")?;
+    let template = pool.template.and_then(|id| artefacts.template(id));
+    if let Some(template) = template {
+        template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
+    }
+    let tokens = match body.prompt(template).map_err(|error| error.reason())? {
+        PromptText::Tokens(tokens) => tokens,
+        PromptText::Text {
+            text,
+            add_special_tokens,
+        } => {
+            let mut tokens = Vec::new();
+            tokenizer
+                .encode_into(&text, add_special_tokens, &mut tokens)
+                .map_err(|_| "tokenizer_error")?;
+            tokens
+        }
+    };
+    let seed = HashSeed::new(lora, body.cache_salt());
+    let hashes = sequence_hashes(local_hashes(&tokens, pool.layout, seed));
+    Ok(Reading {
+        input_tokens: tokens.len() as u64,
+        known: Ok(Blocks {
+            hashes,
+            only_prompt: !body.is_batch(),
+        }),
+    })
+}
+
+fn guess(reason: &'static str, bytes: u64) -> Reading {
+    Reading {
+        input_tokens: bytes / BYTES_PER_TOKEN,
+        known: Err(reason),
+    }
+}
+
+/// The `model` of a body that is too large to be read as a whole; nothing else of it is kept.
+fn model_of(body: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct OnlyModel<'a> {
+        #[serde(borrow, default)]
+        model: Option<Cow<'a, str>>,
+    }
+    serde_json::from_slice::<OnlyModel<'_>>(body).ok()?.model
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_of_a_body_that_is_not_read() {
+        let cases = [
+            (r#"{"messages":[{"content":"x"}],"model":"m","n":1}"#, Some("m")),
+            (r#"{"model":"a\"b"}"#, Some("a\"b")),
+            (r#"{"messages":[]}"#, None),
+            (r#"{"model":7}"#, None),
+            (r#"{"model":"m""#, None),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(model_of(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What one VM knows; root and request contexts share it.
+
+use crate::artefacts::Artefacts;
+use crate::config::Config;
+use crate::gauges::{SharedLoad, VmStatus};
+use crate::host::{self, Process};
+use crate::metrics::Metrics;
+use crate::random::Random;
+use crate::roster::VmId;
+use crate::sync::Link;
+use router_core::Millis;
+use router_core::fleet::ArtefactId;
+use router_core::ladder::Rung;
+use router_core::router::Router;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// [`State`] as contexts hold it. A VM has one thread, and the host enters it for one callback at a time, so borrows
+/// never meet; if they did, `try_borrow_mut` would let a request pass instead of trapping the VM.
+pub type SharedState = Rc<RefCell<State>>;
+
+/// Until the control plane tells its own limit, in milliseconds.
+const MAX_STALENESS: u64 = 60_000;
+
+/// Everything that one VM knows.
+pub struct State {
+    /// As configured.
+    pub config: Config,
+    /// Fleet, views and bookings.
+    pub router: Router,
+    /// Tokenizers and templates.
+    pub artefacts: Artefacts,
+    /// Artefacts that the last fleet names.
+    pub fleet_artefacts: BTreeSet<ArtefactId>,
+    /// Load, with all other VMs.
+    pub load: SharedLoad<Process>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Seeds and jitter.
+    pub random: Random,
+    /// The stream to the control plane.
+    pub link: Link,
+    vm: VmId,
+    last_now: u64,
+}
+
+impl State {
+    /// The state of a VM that has just been configured.
+    pub fn new(config: Config) -> Self {
+        let ns = host::now_ns();
+        // VMs of one process start within microseconds, so time alone could name two of them the same. Each has its
+        // own random state from the host, through `HashMap`.
+        let unique = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), ns);
+        let mut random = Random::new(unique);
+        let vm = VmId(random.draw());
+        let now = Millis(ns / 1_000_000);
+        Self {
+            config,
+            router: Router::new(MAX_STALENESS),
+            artefacts: Artefacts::default(),
+            fleet_artefacts: BTreeSet::new(),
+            load: SharedLoad::new(Process, vm),
+            metrics: Metrics::default(),
+            link: Link::new(now, &mut random),
+            random,
+            vm,
+            last_now: now.0,
+        }
+    }
+
+    /// The time, never earlier than it was.
+    pub fn now(&mut self) -> Millis {
+        self.last_now = self.last_now.max(host::now_ns() / 1_000_000);
+        Millis(self.last_now)
+    }
+
+    /// The VM's name in logs.
+    pub fn name(&self) -> String {
+        match self.load.number() {
+            Some(number) => format!("{number}-{:08x}", self.vm.0 >> 32),
+            None => format!("{:08x}", self.vm.0 >> 32),
+        }
+    }
+
+    /// How this VM does.
+    pub fn status(&self, now: Millis) -> VmStatus {
+        let connected = self.link.is_up();
+        let mut pools = self.router.pools().peekable();
+        let ready =
+            pools.peek().is_some() && pools.all(|pool| self.router.exactness(&pool.name, now) == Ok(Rung::Exact));
+        VmStatus {
+            alive: true,
+            connected,
+            ready: connected && ready,
+        }
+    }
+
+    /// Follows a change of fleet or of an epoch: gauges for all candidates, and no artefacts that nobody uses.
+    pub fn fleet_changed(&mut self) {
+        self.load.bind(self.router.pools());
+        let in_use = self
+            .router
+            .pools()
+            .flat_map(|pool| [pool.tokenizer, pool.template])
+            .flatten();
+        let wanted = in_use.chain(self.fleet_artefacts.iter().copied()).collect();
+        self.artefacts.keep(&wanted);
+    }
+}
