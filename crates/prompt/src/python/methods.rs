@@ -35,6 +35,12 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
             None => text.trim_end_matches(is_space),
             Some(set) => text.trim_end_matches(|character| set.contains(character)),
         }),
+        "split" if args.is_empty() => text
+            .split(is_space)
+            .filter(|part| !part.is_empty())
+            .map(Value::from)
+            .collect(),
+        "title" if args.is_empty() => Value::from(title(text)),
         "removeprefix" => {
             let prefix = required(args)?;
             Value::from(text.strip_prefix(prefix).unwrap_or(text))
@@ -100,6 +106,22 @@ fn rsplit(text: &str, args: &[Value]) -> Result<Value, Error> {
     let mut parts: Vec<&str> = text.rsplitn(limit.saturating_add(1), &separator).collect();
     parts.reverse();
     Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// A letter after a letter in lower case, any other letter in title case (of which Rust has only upper case: the same but
+/// for a few digraphs).
+fn title(text: &str) -> String {
+    let mut after_letter = false;
+    let mut titled = String::with_capacity(text.len());
+    for character in text.chars() {
+        if after_letter {
+            titled.extend(character.to_lowercase());
+        } else {
+            titled.extend(character.to_uppercase());
+        }
+        after_letter = character.is_lowercase() || character.is_uppercase();
+    }
+    titled
 }
 
 fn swapped(character: char) -> char {

@@ -37,6 +37,10 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
     environment.add_filter("tojson", json_dumps::tojson);
     environment.add_filter("trim", trim);
     environment.add_filter("string", |value: &Value| repr::str(value).into_owned());
+    environment.add_filter("escape", escape);
+    environment.add_filter("e", escape);
+    // Writes a different layout.
+    environment.remove_filter("pprint");
     environment.add_test("sequence", tests_of_jinja::is_sequence);
     environment.add_test("iterable", tests_of_jinja::is_iterable);
     environment.add_test("number", tests_of_jinja::is_number);
@@ -72,4 +76,20 @@ fn trim(value: &Value, characters: Option<&str>) -> String {
         Some(characters) => text.trim_matches(|character| characters.contains(character)),
     }
     .to_owned()
+}
+
+/// The `escape` filter, with the entities that MarkupSafe writes.
+fn escape(value: &Value) -> String {
+    let mut escaped = String::new();
+    for character in repr::str(value).chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '\'' => escaped.push_str("&#39;"),
+            '"' => escaped.push_str("&#34;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
 }
