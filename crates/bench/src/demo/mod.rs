@@ -89,7 +89,7 @@ pub(crate) async fn run(args: Args) -> Result<Option<Testbed>> {
         .start()
         .await?;
     let envoy = bed.envoys.first().context("no Envoy")?;
-    warmpath_ready(envoy, &bed.client).await?;
+    warmpath_ready(envoy).await?;
     let before = Decisions::of(envoy).await?;
     let exchanges = run_through(&bed, "Warmpath", &workload).await?;
     let decisions = Decisions::of(envoy).await?.since(&before);

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let [plain, buffered, warmpath] = &bed.envoys[..] else {
         bail!("expected three Envoys, got {}", bed.envoys.len());
     };
-    warmpath_ready(warmpath, &bed.client).await?;
+    warmpath_ready(warmpath).await?;
     println!("{}", machine::describe(warmpath, &bed.client).await?);
 
     let tokenize = Tokenize {
