@@ -163,3 +163,72 @@ fn load<T>(
     loaded.insert(id, result);
     Some(told)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template() -> Vec<u8> {
+        br#"{"chat_template":"{{ messages[0].content }}","special_tokens":{}}"#.to_vec()
+    }
+
+    #[test]
+    fn an_artefact_arrives_in_pieces_and_is_loaded_once() {
+        let (bytes, mut artefacts) = (template(), Artefacts::default());
+        let (id, total) = (ArtefactId::of(&bytes), bytes.len() as u64);
+        assert_eq!(artefacts.take(id, total, 0, &bytes[..10]), Ok(()));
+        assert_eq!((artefacts.held(), artefacts.load_template(id)), (BTreeSet::new(), None));
+        assert_eq!(artefacts.take(id, total, 10, &bytes[10..]), Ok(()));
+        assert_eq!(artefacts.held(), BTreeSet::from([id]));
+        assert_eq!(
+            [artefacts.load_template(id), artefacts.load_template(id)],
+            [Some(Ok(())), None]
+        );
+        assert!(artefacts.template(id).is_some() && artefacts.held().contains(&id));
+        artefacts.keep(&BTreeSet::new());
+        assert!(artefacts.template(id).is_none() && artefacts.held().is_empty());
+    }
+
+    #[test]
+    fn an_artefact_that_cannot_be_loaded_is_not_asked_for_again() {
+        let mut artefacts = Artefacts::default();
+        let id = ArtefactId::of(b"{}");
+        assert_eq!(artefacts.take(id, 2, 0, b"{}"), Ok(()));
+        assert!(matches!(artefacts.load_tokenizer(id), Some(Err(_))));
+        assert!(artefacts.tokenizer(id).is_none() && artefacts.held().contains(&id));
+    }
+
+    #[test]
+    fn chunks_that_do_not_fit_are_refused() {
+        let (bytes, mut artefacts) = (template(), Artefacts::default());
+        let (id, total) = (ArtefactId::of(&bytes), bytes.len() as u64);
+        let too_large = MAX_TOTAL_BYTES + 1;
+        assert_eq!(
+            artefacts.take(id, too_large, 0, b"x"),
+            Err(BadChunk::TooLarge { total: too_large })
+        );
+        assert_eq!(
+            artefacts.take(id, total, 4, b"x"),
+            Err(BadChunk::OutOfOrder { offset: 4, due: 0 })
+        );
+        assert_eq!(artefacts.take(id, total, 0, &bytes[..4]), Ok(()));
+        assert_eq!(
+            artefacts.take(id, total, 5, b"x"),
+            Err(BadChunk::OutOfOrder { offset: 5, due: 4 })
+        );
+        assert_eq!(
+            artefacts.take(id, 1, 0, b"xy"),
+            Err(BadChunk::OutOfOrder { offset: 0, due: 0 })
+        );
+        assert_eq!(
+            artefacts.take(ArtefactId::of(b"y"), 1, 0, b"x"),
+            Err(BadChunk::WrongContent)
+        );
+        assert_eq!(artefacts.held(), BTreeSet::new());
+        // A lost stream cuts one short; it comes again from its start.
+        assert_eq!(artefacts.take(id, total, 0, &bytes[..4]), Ok(()));
+        artefacts.stream_lost();
+        assert_eq!(artefacts.take(id, total, 0, &bytes), Ok(()));
+        assert_eq!(artefacts.held(), BTreeSet::from([id]));
+    }
+}

@@ -16,14 +16,14 @@ pub fn receive(state: &mut State, message: &[u8]) -> Option<Vec<u8>> {
     let now = state.now();
     if state.link.heard(now) {
         state.router.link_up();
-        state.metrics.add("sync", "connects", 1);
+        state.metrics.add("sync.connects", 1);
         log::info!("vm {}: the control plane is there", state.name());
     }
-    state.metrics.add("sync", "messages", 1);
+    state.metrics.add("sync.messages", 1);
     match apply(state, message) {
         Ok(answer) => answer,
         Err(problem) => {
-            state.metrics.add("sync", "bad_messages", 1);
+            state.metrics.add("sync.bad_messages", 1);
             if state.link.may_complain() {
                 log::warn!("vm {}: message from the control plane refused: {problem}", state.name());
             }
@@ -40,7 +40,14 @@ pub fn stream_lost(state: &mut State, why: &str) {
             "vm {}: lost the control plane ({why}); requests are routed by the last view for a while",
             state.name()
         );
-        state.metrics.add("sync", "losses", 1);
+        state.metrics.add("sync.losses", 1);
+    }
+    if state.link.is_hopeless() {
+        log::warn!(
+            "vm {}: cluster {} of the control plane cannot be reached ({why}); still trying",
+            state.name(),
+            state.config.control_plane_cluster
+        );
     }
     state.router.link_down(now);
     state.artefacts.stream_lost();
@@ -103,9 +110,9 @@ fn load_artefacts(state: &mut State, pool: &Pool) {
     for (kind, result) in [("tokenizer", tokenizer), ("chat template", template)] {
         match result {
             None => {}
-            Some(Ok(())) => state.metrics.add("artefacts", "loaded", 1),
+            Some(Ok(())) => state.metrics.add("artefacts.loaded", 1),
             Some(Err(error)) => {
-                state.metrics.add("artefacts", "unusable", 1);
+                state.metrics.add("artefacts.unusable", 1);
                 log::error!(
                     "vm {}: pool {}: {kind} cannot be used, so requests are routed by load: {error}",
                     state.name(),
@@ -141,7 +148,7 @@ fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, Ba
             }
         }
         Err(bad) => {
-            state.metrics.add("sync", "bad_messages", 1);
+            state.metrics.add("sync.bad_messages", 1);
             if state.link.may_complain() {
                 log::warn!("vm {}: update of a view refused: {bad}", state.name());
             }
@@ -149,6 +156,6 @@ fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, Ba
         }
     };
     let request = state.link.resync(&pool?, reason)?;
-    state.metrics.add("resyncs", reason, 1);
+    state.metrics.count_by("sync.resyncs", reason);
     Some(request)
 }

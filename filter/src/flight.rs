@@ -84,7 +84,7 @@ impl Flight {
             state.load.add(&account, entered);
             self.account = account;
             self.predicted = self.predicted.map(|_| self.expected_hit(overlap));
-            state.metrics.add("flights", "relocated", 1);
+            state.metrics.add("relocated", 1);
         }
     }
 

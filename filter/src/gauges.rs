@@ -239,8 +239,9 @@ impl<S: Shared> SharedLoad<S> {
     }
 
     /// Starts under a new seat. What was booked under one that was taken from us has been subtracted: book it again.
+    /// (A seat can also be lost before it was confirmed and without being cleared, but nothing is booked by then.)
     fn sit_down(&mut self, number: u32) {
-        let was_cleared = self.seat.as_ref().is_some_and(|seat| seat.confirmed);
+        let was_cleared = self.seat.is_some();
         // A number's list outlives its holders, as do the records on it, which they left at 0.
         let listed = read_list(&self.shared, number);
         self.seat = Some(SeatState {

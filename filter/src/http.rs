@@ -53,7 +53,7 @@ impl Request {
         };
         let state = &mut *state;
         let now = state.now();
-        count_signs(state, now);
+        sign(state, now);
         let routed = route(state, shape, seen);
         let footing = routed.decision.footing;
         state.metrics.decided(footing);
@@ -78,7 +78,7 @@ impl Request {
         if let Ok(mut state) = self.state.try_borrow_mut() {
             let state = &mut *state;
             let now = state.now();
-            count_signs(state, now);
+            sign(state, now);
             if let Some(usage) = usage {
                 flight.told(state, usage);
             }
@@ -200,9 +200,9 @@ impl Request {
 }
 
 /// Requests keep the VM's seat too: a plugin that was replaced gets no ticks, while its last requests go on.
-fn count_signs(state: &mut State, now: router_core::Millis) {
+fn sign(state: &mut State, now: router_core::Millis) {
     let signs = state.load.sign(now);
-    state.metrics.add("vms", "cleared", signs.cleared);
+    state.metrics.add("vms.cleared", signs.cleared);
 }
 
 fn seen(body: &[u8]) -> Seen<'_> {

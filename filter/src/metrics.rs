@@ -4,7 +4,7 @@ use crate::host::{self, MetricId};
 use router_core::ladder::Footing;
 use std::collections::BTreeMap;
 
-/// Counters by name, defined when first used. Names come from fixed sets: none holds anything a client said.
+/// Counters by name and label, defined when first used. Both come from fixed sets: none holds anything a client said.
 #[derive(Debug, Default)]
 pub struct Metrics {
     decisions: BTreeMap<(&'static str, &'static str), MetricId>,
@@ -33,37 +33,51 @@ impl Truth {
 }
 
 impl Metrics {
-    /// Counts a decision.
+    /// Counts a decision in `warmpath.decisions.<rung>.<reason>`.
     pub fn decided(&mut self, footing: Footing) {
         let key = (footing.rung.name(), footing.reason);
-        count(&mut self.decisions, "warmpath.decisions", key, 1);
+        let name = || format!("warmpath.decisions.{}.{}", key.0, key.1);
+        count(&mut self.decisions, key, name, 1);
     }
 
-    /// Adds to `warmpath.<group>.<name>`.
-    pub fn add(&mut self, group: &'static str, name: &'static str, amount: u64) {
-        count(&mut self.counters, "warmpath", (group, name), amount);
+    /// Adds to `warmpath.<name>`.
+    pub fn add(&mut self, name: &'static str, amount: u64) {
+        count(&mut self.counters, (name, ""), || format!("warmpath.{name}"), amount);
+    }
+
+    /// Adds 1 to `warmpath.<name>.<label>`.
+    pub fn count_by(&mut self, name: &'static str, label: &'static str) {
+        count(
+            &mut self.counters,
+            (name, label),
+            || format!("warmpath.{name}.{label}"),
+            1,
+        );
     }
 
     /// Counts what a response told.
     pub fn told(&mut self, truth: Truth) {
-        self.add("truth", "responses", 1);
-        self.add("truth", "predicted_tokens", truth.predicted_tokens);
-        self.add("truth", "cached_tokens", truth.cached_tokens);
-        self.add("truth", "prompt_tokens", truth.prompt_tokens);
+        self.add("truth.responses", 1);
+        self.add("truth.predicted_tokens", truth.predicted_tokens);
+        self.add("truth.cached_tokens", truth.cached_tokens);
+        self.add("truth.prompt_tokens", truth.prompt_tokens);
         if truth.is_mismatch() {
-            self.add("truth", "mismatches", 1);
+            self.add("truth.mismatches", 1);
         }
     }
 }
 
 fn count(
     counters: &mut BTreeMap<(&'static str, &'static str), MetricId>,
-    prefix: &str,
     key: (&'static str, &'static str),
+    name: impl FnOnce() -> String,
     amount: u64,
 ) {
+    if amount == 0 {
+        return;
+    }
     let id = counters.get(&key).copied().or_else(|| {
-        let id = host::counter(&format!("{prefix}.{}.{}", key.0, key.1))?;
+        let id = host::counter(&name())?;
         counters.insert(key, id);
         Some(id)
     });

@@ -121,7 +121,7 @@ impl HttpContext for Unconfigured {}
 fn tick(state: &mut State) {
     let now = state.now();
     let signs = state.load.sign(now);
-    state.metrics.add("vms", "cleared", signs.cleared);
+    state.metrics.add("vms.cleared", signs.cleared);
     // Until the seat is sure, nothing is booked and nothing reported.
     if state.load.number().is_none() {
         return;

@@ -58,7 +58,12 @@ struct Blocks {
 pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
     let now = state.now();
     let seed = state.random.draw();
-    let (pool, reading) = match read(state, shape, seen, now) {
+    let knowledge = Knowledge {
+        router: &state.router,
+        artefacts: &state.artefacts,
+        max_prompt_bytes: state.config.max_prompt_bytes,
+    };
+    let (pool, reading) = match knowledge.read(shape, seen, now) {
         Ok((pool, reading)) => (pool.name.clone(), reading),
         Err(reason) => return passed(reason, seed),
     };
@@ -99,33 +104,43 @@ fn passed(reason: &'static str, seed: u64) -> Routed {
     }
 }
 
-/// Finds the request's pool and reads its prompt. The error says why no pool can be told.
-fn read<'s>(state: &'s State, shape: Shape, seen: Seen<'_>, now: Millis) -> Result<(&'s Pool, Reading), &'static str> {
-    let router = &state.router;
-    if router.pools().next().is_none() {
-        return Err("no_fleet");
+/// What it takes to understand a request.
+#[derive(Clone, Copy)]
+struct Knowledge<'s> {
+    router: &'s Router,
+    artefacts: &'s Artefacts,
+    max_prompt_bytes: usize,
+}
+
+impl<'s> Knowledge<'s> {
+    /// Finds the request's pool and reads its prompt. The error says why no pool can be told.
+    fn read(self, shape: Shape, seen: Seen<'_>, now: Millis) -> Result<(&'s Pool, Reading), &'static str> {
+        let router = self.router;
+        if router.pools().next().is_none() {
+            return Err("no_fleet");
+        }
+        let body = match seen {
+            Seen::Nothing { reason, bytes } => return Ok((only_pool(router, reason)?, guess(reason, bytes))),
+            Seen::Body(body) => body,
+        };
+        let bytes = body.len() as u64;
+        if body.len() > self.max_prompt_bytes {
+            let reason = "prompt_too_large";
+            let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
+            return Ok((pool, guess(reason, bytes)));
+        }
+        let body = match Body::read(shape, body) {
+            Ok(body) => body,
+            // The worker will say what is wrong with it.
+            Err(error) => return Ok((only_pool(router, error.reason())?, guess(error.reason(), bytes))),
+        };
+        let (pool, lora) = pool_of(router, body.model(), "no_model")?;
+        let reading = match router.exactness(&pool.name, now) {
+            Ok(_) => understand(self.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(reason, bytes)),
+            Err(reason) => guess(reason, bytes),
+        };
+        Ok((pool, reading))
     }
-    let body = match seen {
-        Seen::Nothing { reason, bytes } => return Ok((only_pool(router, reason)?, guess(reason, bytes))),
-        Seen::Body(body) => body,
-    };
-    let bytes = body.len() as u64;
-    if body.len() > state.config.max_prompt_bytes {
-        let reason = "prompt_too_large";
-        let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
-        return Ok((pool, guess(reason, bytes)));
-    }
-    let body = match Body::read(shape, body) {
-        Ok(body) => body,
-        // The worker will say what is wrong with it.
-        Err(error) => return Ok((only_pool(router, error.reason())?, guess(error.reason(), bytes))),
-    };
-    let (pool, lora) = pool_of(router, body.model(), "no_model")?;
-    let reading = match router.exactness(&pool.name, now) {
-        Ok(_) => understand(&state.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(reason, bytes)),
-        Err(reason) => guess(reason, bytes),
-    };
-    Ok((pool, reading))
 }
 
 /// The pool of a model, and its adapter. Without a model, the pool if there is just one, as its workers take requests
@@ -210,20 +225,4 @@ fn model_of(body: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn model_of_a_body_that_is_not_read() {
-        let cases = [
-            (r#"{"messages":[{"content":"x"}],"model":"m","n":1}"#, Some("m")),
-            (r#"{"model":"a\"b"}"#, Some("a\"b")),
-            (r#"{"messages":[]}"#, None),
-            (r#"{"model":7}"#, None),
-            (r#"{"model":"m""#, None),
-        ];
-        for (body, expected) in cases {
-            assert_eq!(model_of(body.as_bytes()).as_deref(), expected, "{body}");
-        }
-    }
-}
+mod tests;

@@ -17,6 +17,8 @@ const FIRST_WAIT: u64 = 200;
 const LONGEST_WAIT: u64 = 5_000;
 /// How long a stream may be silent before the control plane told its own limit, in milliseconds.
 const SILENCE: u64 = 10_000;
+/// After so many failures in a row, about 5 seconds, the log is told.
+const FAILURES_TO_TELL: u32 = 5;
 /// Complaints about messages that one stream may put into the log.
 const MAX_COMPLAINTS: u32 = 8;
 
@@ -118,6 +120,11 @@ impl Link {
     /// Whether the control plane has spoken on the open stream.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Open { spoke: true, .. })
+    }
+
+    /// Whether this failure is the one to tell of: single ones mend themselves, and more are no news.
+    pub fn is_hopeless(&self) -> bool {
+        self.failures == FAILURES_TO_TELL
     }
 
     /// The control plane's own limit of silence.
