@@ -14,6 +14,10 @@ fn main() {
         .client_streaming()
         .server_streaming()
         .build();
-    let sync = Service::builder().name("Sync").package("warmpath.sync.v1").method(connect).build();
+    let sync = Service::builder()
+        .name("Sync")
+        .package("warmpath.sync.v1")
+        .method(connect)
+        .build();
     Builder::new().build_client(false).compile(&[sync]);
 }

@@ -1,1 +1,15 @@
+//! The control plane: it learns what every worker caches and tells every filter.
+//!
+//! Data flows one way: socket -> [`events::decode`] (bytes to events; pure) -> [`events::cursor`] (gap, replay,
+//! restart, duplicates; pure) -> [`index`] (one writer per pool; exact) -> changes of the prefix view ->
+//! [`sync::publisher`] (batched deltas) -> every filter. [`app`] wires it all up, in boot order.
 
+pub mod admin;
+pub mod app;
+pub mod config;
+pub mod discovery;
+pub mod events;
+pub mod index;
+pub mod inspect;
+pub mod model;
+pub mod sync;

@@ -1,3 +1,106 @@
-//! Feeds the filters: KV events to prefix view, fleet, model artefacts
+//! `warmpath`: parses its arguments, logs, runs.
 
-fn main() {}
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use control_plane::app::App;
+use control_plane::config::Config;
+use control_plane::inspect;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code for wrong arguments, configuration or input.
+const BAD_INPUT: u8 = 2;
+
+/// The control plane of Warmpath.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Feed the filters: KV events in, prefix views out.
+    Serve {
+        /// The configuration file; its keys: docs/configuration.md.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Check a configuration file and say all that is wrong with it.
+    Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print as JSON what Warmpath sees in a request: prompt, token ids, block hashes.
+    Inspect(inspect::Arguments),
+}
+
+fn main() -> ExitCode {
+    let filter =
+        EnvFilter::try_from_env("WARMPATH_LOG").unwrap_or_else(|_| EnvFilter::new("info,zeromq=warn,tk_encode=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let done = match Arguments::parse().command {
+        Command::Serve { config } => load(&config).and_then(serve),
+        Command::Check { config } => load(&config).map(|_| println!("{}: ok", config.display())),
+        Command::Inspect(arguments) => inspect(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+fn load(path: &std::path::Path) -> Result<Config, ExitCode> {
+    Config::load(path).map_err(|error| {
+        eprintln!("{}: {error}", path.display());
+        ExitCode::from(BAD_INPUT)
+    })
+}
+
+fn inspect(arguments: &inspect::Arguments) -> Result<(), ExitCode> {
+    let report = inspect::run(arguments).and_then(|report| Ok(serde_json::to_string_pretty(&report)?));
+    match report {
+        Ok(json) => {
+            println!("{json}");
+            Ok(())
+        }
+        Err(error) => {
+            eprintln!("warmpath inspect: {error:#}");
+            Err(ExitCode::from(BAD_INPUT))
+        }
+    }
+}
+
+fn serve(config: Config) -> Result<(), ExitCode> {
+    tracing::info!(?config, "effective configuration");
+    let served = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let mut terminate = signal(SignalKind::terminate())?;
+                let mut app = App::start(config).await?;
+                println!(
+                    "{}",
+                    serde_json::json!({"listening": {"sync": app.sync, "admin": app.admin}})
+                );
+                tokio::select! {
+                    failed = app.failed() => return failed,
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
+                }
+                app.stop().await
+            })
+        });
+    served.map_err(|error| {
+        eprintln!("warmpath serve: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,236 @@
+//! The process's metrics, served as Prometheus text at `/metrics`.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::index::Tally;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RankLabels {
+    pool: String,
+    worker: String,
+    rank: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RankReasonLabels {
+    pool: String,
+    worker: String,
+    rank: u32,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolReasonLabels {
+    pool: String,
+    reason: String,
+}
+
+/// All metrics; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    messages: Family<RankReasonLabels, Counter>,
+    events: Family<RankReasonLabels, Counter>,
+    rank_connected: Family<RankLabels, Gauge>,
+    rank_degraded: Family<RankLabels, Gauge>,
+    rank_blocks: Family<RankLabels, Gauge>,
+    replays: Family<RankReasonLabels, Counter>,
+    blocks: Family<PoolReasonLabels, Counter>,
+    pool_exact: Family<PoolLabels, Gauge>,
+    snapshots: Family<PoolLabels, Counter>,
+    deltas: Family<PoolLabels, Counter>,
+    resyncs: Family<PoolReasonLabels, Counter>,
+    /// Filters connected.
+    pub filters: Gauge,
+    /// Bytes sent to filters.
+    pub sync_bytes: Counter,
+}
+
+/// What one rank counts.
+#[derive(Clone, Debug)]
+pub struct RankMetrics {
+    all: Metrics,
+    labels: RankLabels,
+    /// 1 while its socket is connected.
+    pub connected: Gauge,
+    /// 1 while what is known of it may be incomplete.
+    pub degraded: Gauge,
+    /// Its blocks in the view.
+    pub blocks: Gauge,
+}
+
+/// What one pool counts.
+#[derive(Clone, Debug)]
+pub struct PoolMetrics {
+    all: Metrics,
+    pool: String,
+    /// Snapshots sent.
+    pub snapshots: Counter,
+    /// Deltas made.
+    pub deltas: Counter,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("warmpath");
+        let r = &mut registry;
+        macro_rules! register {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                r.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+        }
+        let mut metrics = Self {
+            messages: register!("kv_messages", "Messages from workers by what became of them"),
+            events: register!("kv_events_ignored", "KV events or block runs left out, by reason"),
+            rank_connected: register!("rank_connected", "1 while the rank's event socket is connected"),
+            rank_degraded: register!(
+                "rank_degraded",
+                "1 while what is known of the rank's cache may be incomplete"
+            ),
+            rank_blocks: register!("rank_blocks", "Blocks of the rank in the prefix view"),
+            replays: register!("kv_replays", "Replays asked of workers, by outcome"),
+            blocks: register!("kv_blocks", "Blocks in KV events by what the index did with them"),
+            pool_exact: register!(
+                "pool_exact",
+                "1 if the pool's tokenizer and template work, so that it routes exactly"
+            ),
+            snapshots: register!("sync_snapshots", "Snapshots given to filters"),
+            deltas: register!("sync_deltas", "Deltas made"),
+            resyncs: register!("sync_resyncs", "Fresh snapshots given to a connected filter, by reason"),
+            filters: register!("sync_filters", "Filters connected"),
+            sync_bytes: register!("sync_bytes", "Bytes sent to filters"),
+            registry: Arc::new(Registry::default()),
+        };
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// The metrics of one rank.
+    pub fn rank(&self, pool: &str, worker: &str, rank: u32) -> RankMetrics {
+        let labels = RankLabels {
+            pool: pool.to_owned(),
+            worker: worker.to_owned(),
+            rank,
+        };
+        RankMetrics {
+            connected: self.rank_connected.get_or_create_owned(&labels),
+            degraded: self.rank_degraded.get_or_create_owned(&labels),
+            blocks: self.rank_blocks.get_or_create_owned(&labels),
+            all: self.clone(),
+            labels,
+        }
+    }
+
+    /// The metrics of one pool.
+    pub fn pool(&self, pool: &str) -> PoolMetrics {
+        let labels = PoolLabels { pool: pool.to_owned() };
+        PoolMetrics {
+            all: self.clone(),
+            pool: pool.to_owned(),
+            snapshots: self.snapshots.get_or_create_owned(&labels),
+            deltas: self.deltas.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Whether a pool can be routed exactly.
+    pub fn set_pool_exact(&self, pool: &str, exact: bool) {
+        self.pool_exact
+            .get_or_create(&PoolLabels { pool: pool.to_owned() })
+            .set(exact.into());
+    }
+
+    /// A connected filter gets a fresh snapshot.
+    pub fn count_resync(&self, pool: &str, reason: &'static str) {
+        let labels = PoolReasonLabels {
+            pool: pool.to_owned(),
+            reason: reason.to_owned(),
+        };
+        self.resyncs.get_or_create(&labels).inc();
+    }
+
+    /// Prometheus text.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RankMetrics {
+    /// A message came, and this became of it.
+    pub fn count_message(&self, outcome: &'static str) {
+        self.all.messages.get_or_create(&self.because(outcome)).inc();
+    }
+
+    /// A part of a message was left out.
+    pub fn count_ignored(&self, reason: &'static str) {
+        self.all.events.get_or_create(&self.because(reason)).inc();
+    }
+
+    /// A replay went this way.
+    pub fn count_replay(&self, outcome: &'static str) {
+        self.all.replays.get_or_create(&self.because(outcome)).inc();
+    }
+
+    fn because(&self, reason: &'static str) -> RankReasonLabels {
+        let RankLabels { pool, worker, rank } = self.labels.clone();
+        RankReasonLabels {
+            pool,
+            worker,
+            rank,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl PoolMetrics {
+    /// What the index did with an event's blocks.
+    pub fn count_blocks(&self, tally: &Tally) {
+        let Tally {
+            stored,
+            removed,
+            unknown_parent,
+            wrong_block_size,
+            missing_tokens,
+            unknown_removed,
+        } = *tally;
+        let counts = [
+            ("stored", stored),
+            ("removed", removed),
+            ("unknown_parent", unknown_parent),
+            ("wrong_block_size", wrong_block_size),
+            ("missing_tokens", missing_tokens),
+            ("unknown_removed", unknown_removed),
+        ];
+        for (reason, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = PoolReasonLabels {
+                pool: self.pool.clone(),
+                reason: reason.to_owned(),
+            };
+            self.all.blocks.get_or_create(&labels).inc_by(count);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The HTTP endpoints for people and monitors.
+
+pub mod metrics;
+pub mod readiness;
+pub mod status;
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use router_core::hash::SequenceHash;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::sync::pool::PoolHandle;
+use metrics::Metrics;
+use readiness::Readiness;
+use status::RankStatus;
+
+/// Longest list of hashes that a question about overlap may have.
+const MAX_HASHES: usize = 100_000;
+
+/// What the endpoints show.
+#[derive(Clone)]
+pub struct Admin {
+    /// For `/readyz`.
+    pub readiness: Readiness,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// For `/v1/status` and `/v1/overlap`.
+    pub pools: Arc<[PoolStatus]>,
+}
+
+/// One pool, as shown.
+pub struct PoolStatus {
+    /// Its task.
+    pub handle: PoolHandle,
+    /// Its ranks, by slot.
+    pub ranks: Vec<Arc<RankStatus>>,
+    /// Numbering of slots and versions.
+    pub epoch: u64,
+    /// Tokens per block.
+    pub block_size: u32,
+    /// Content addresses in hexadecimal.
+    pub tokenizer: Option<String>,
+    /// As `tokenizer`.
+    pub template: Option<String>,
+    /// Why requests cannot be routed exactly, if they cannot.
+    pub inexact_because: Option<String>,
+}
+
+/// The endpoints: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/overlap`.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .route("/v1/status", get(status))
+        .route("/v1/overlap", get(overlap))
+        .with_state(admin)
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let waiting_for = admin.readiness.waiting_for();
+    let code = if waiting_for.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let inexact = admin.pools.iter().filter_map(|pool| {
+        let because = pool.inexact_because.as_ref()?;
+        Some(json!({"pool": &*pool.handle.name, "inexact_because": because}))
+    });
+    let body = json!({
+        "ready": waiting_for.is_empty(),
+        "waiting_for": waiting_for,
+        "inexact_pools": inexact.collect::<Vec<_>>(),
+    });
+    (code, Json(body)).into_response()
+}
+
+async fn metrics_text(State(admin): State<Admin>) -> Response {
+    match admin.metrics.encode() {
+        Ok(text) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Json<Value> {
+    let pools = admin.pools.iter().map(|pool| {
+        let PoolStatus {
+            handle,
+            ranks,
+            epoch,
+            block_size,
+            tokenizer,
+            template,
+            inexact_because,
+        } = pool;
+        json!({
+            "name": &*handle.name,
+            "epoch": epoch.to_string(),
+            "block_size": block_size,
+            "tokenizer": tokenizer,
+            "template": template,
+            "exact": inexact_because.is_none(),
+            "inexact_because": inexact_because,
+            "ranks": ranks.iter().map(|rank| rank.state()).collect::<Vec<_>>(),
+        })
+    });
+    Json(json!({ "pools": pools.collect::<Vec<_>>() }))
+}
+
+#[derive(Deserialize)]
+struct Overlap {
+    pool: String,
+    /// Sequence hashes from the root on, in decimal, with commas between.
+    hashes: String,
+}
+
+async fn overlap(State(admin): State<Admin>, Query(query): Query<Overlap>) -> Response {
+    let refuse = |code: StatusCode, why: String| (code, Json(json!({ "error": why }))).into_response();
+    let Some(pool) = admin.pools.iter().find(|pool| *pool.handle.name == query.pool) else {
+        let known: Vec<_> = admin.pools.iter().map(|pool| pool.handle.name.to_string()).collect();
+        return refuse(
+            StatusCode::NOT_FOUND,
+            format!("pool {:?} is unknown; known: {}", query.pool, known.join(", ")),
+        );
+    };
+    let mut hashes = Vec::new();
+    for text in query.hashes.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(hash) => hashes.push(SequenceHash(hash)),
+            Err(_) => {
+                let why = format!("hashes: {text:?} is no unsigned 64-bit number in decimal");
+                return refuse(StatusCode::BAD_REQUEST, why);
+            }
+        }
+        if hashes.len() > MAX_HASHES {
+            return refuse(StatusCode::BAD_REQUEST, format!("hashes: more than {MAX_HASHES}"));
+        }
+    }
+    let Some(depths) = pool.handle.depths(hashes).await else {
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the control plane is stopping".to_owned(),
+        );
+    };
+    let ranks = pool.ranks.iter().enumerate().map(|(slot, rank)| {
+        let slot = router_core::Slot(u16::try_from(slot).unwrap_or(u16::MAX));
+        let (endpoint, dp_rank) = rank.address();
+        json!({ "endpoint": endpoint, "dp_rank": dp_rank, "blocks": depths.of(slot) })
+    });
+    Json(json!({ "pool": query.pool, "overlap": ranks.collect::<Vec<_>>() })).into_response()
+}

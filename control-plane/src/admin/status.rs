@@ -1,0 +1,133 @@
+//! What the process knows, for people: `/v1/status`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::metrics::RankMetrics;
+
+/// One rank's state; shared by whoever feeds it and whoever shows it.
+#[derive(Debug)]
+pub struct RankStatus {
+    metrics: RankMetrics,
+    state: Mutex<RankState>,
+}
+
+/// As shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct RankState {
+    endpoint: String,
+    dp_rank: u32,
+    slot: u16,
+    kv_events: Option<String>,
+    replay: Option<String>,
+    connected: bool,
+    last_sequence: Option<u64>,
+    blocks: usize,
+    /// What is known may be incomplete: messages are missing.
+    degraded: Option<String>,
+    /// What is known may be incomplete: messages made no sense.
+    trouble: Option<String>,
+}
+
+impl RankStatus {
+    /// A rank that was never heard of.
+    pub fn new(rank: &crate::discovery::Rank, metrics: RankMetrics) -> Self {
+        let state = RankState {
+            endpoint: rank.endpoint.to_string(),
+            dp_rank: rank.dp_rank,
+            slot: rank.slot.0,
+            kv_events: rank.events.clone(),
+            replay: rank.replay.clone(),
+            connected: false,
+            last_sequence: None,
+            blocks: 0,
+            degraded: None,
+            trouble: None,
+        };
+        Self {
+            metrics,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &RankMetrics {
+        &self.metrics
+    }
+
+    /// As it is now.
+    pub fn state(&self) -> RankState {
+        self.lock().clone()
+    }
+
+    /// Endpoint and data-parallel rank.
+    pub fn address(&self) -> (String, u32) {
+        let state = self.lock();
+        (state.endpoint.clone(), state.dp_rank)
+    }
+
+    /// Whether its event socket is connected.
+    pub fn set_connected(&self, connected: bool) {
+        self.lock().connected = connected;
+        self.metrics.connected.set(connected.into());
+    }
+
+    /// Number of the last message taken.
+    pub fn set_last_sequence(&self, sequence: Option<u64>) {
+        self.lock().last_sequence = sequence;
+    }
+
+    /// Blocks in the view.
+    pub fn set_blocks(&self, blocks: usize) {
+        self.lock().blocks = blocks;
+        self.metrics.blocks.set(i64::try_from(blocks).unwrap_or(i64::MAX));
+    }
+
+    /// Messages of it are missing. Logged when the reason is new.
+    pub fn degrade(&self, reason: &str) {
+        let mut state = self.lock();
+        if state.degraded.as_deref() != Some(reason) {
+            tracing::warn!(
+                endpoint = state.endpoint,
+                dp_rank = state.dp_rank,
+                reason,
+                "rank degraded"
+            );
+            state.degraded = Some(reason.to_owned());
+        }
+        self.metrics.degraded.set(1);
+    }
+
+    /// Messages of it made no sense; said until the process ends. Logged when the reason is new.
+    pub fn report_trouble(&self, reason: &str) {
+        let mut state = self.lock();
+        if state.trouble.as_deref() != Some(reason) {
+            tracing::error!(
+                endpoint = state.endpoint,
+                dp_rank = state.dp_rank,
+                reason,
+                "rank publishes what cannot be used"
+            );
+            state.trouble = Some(reason.to_owned());
+        }
+        self.metrics.degraded.set(1);
+    }
+
+    /// No message of it is missing.
+    pub fn restore(&self) {
+        let mut state = self.lock();
+        if state.degraded.take().is_some() {
+            tracing::info!(
+                endpoint = state.endpoint,
+                dp_rank = state.dp_rank,
+                "rank is whole again"
+            );
+        }
+        self.metrics.degraded.set(state.trouble.is_some().into());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RankState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,281 @@
+//! The `pools` of the configuration file.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use router_core::Slot;
+use router_core::cost::CostWeights;
+
+use super::reader::{At, Mistakes};
+
+/// Workers that serve one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// Unique.
+    pub name: String,
+    /// What requests may say for the base model; at least one.
+    pub models: Vec<String>,
+    /// What requests may say for a LoRA adapter; the name seeds the block hashes.
+    pub loras: Vec<String>,
+    /// Hugging Face model directory.
+    pub model_dir: PathBuf,
+    /// Tokens per KV block; must be the engines' own.
+    pub block_size: u32,
+    /// Cost weights.
+    pub weights: CostWeights,
+    /// Softmax temperature of the pick; 0 takes the cheapest.
+    pub temperature: f64,
+    /// At least one.
+    pub workers: Vec<WorkerConfig>,
+}
+
+/// One engine process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerConfig {
+    /// As the gateway's cluster knows it.
+    pub endpoint: SocketAddr,
+    /// One PUB endpoint for each rank; empty: the worker publishes no events.
+    pub kv_events: Vec<String>,
+    /// One ROUTER endpoint for each rank; empty: no replay.
+    pub replay: Vec<String>,
+    /// Number of data-parallel ranks behind the endpoint.
+    pub data_parallel_size: u32,
+}
+
+/// What must be unique in the whole file, and where it was first said.
+#[derive(Default)]
+struct Taken {
+    pools: HashMap<String, String>,
+    models: HashMap<String, String>,
+    endpoints: HashMap<String, String>,
+    event_sockets: HashMap<String, String>,
+}
+
+pub(super) fn read_pools(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Vec<PoolConfig> {
+    at.require(mistakes);
+    let items = at.items(mistakes);
+    if at.is_set() && items.is_empty() {
+        mistakes.add(at, "empty", "at least one pool is needed");
+    }
+    let mut taken = Taken::default();
+    items
+        .iter()
+        .map(|item| read_pool(item, directory, &mut taken, mistakes))
+        .collect()
+}
+
+fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mistakes) -> PoolConfig {
+    let [name, models, loras, model_dir, block_size, routing, workers] = at.fields(
+        mistakes,
+        [
+            "name",
+            "models",
+            "loras",
+            "model_dir",
+            "block_size",
+            "routing",
+            "workers",
+        ],
+    );
+    let pool_name = name.required_text(mistakes).unwrap_or_default().to_owned();
+    claim(
+        &mut taken.pools,
+        &name,
+        &pool_name,
+        "the name of another pool",
+        mistakes,
+    );
+    block_size.require(mistakes);
+    let (weights, temperature) = read_routing(&routing, mistakes);
+    PoolConfig {
+        models: read_models(&models, true, taken, mistakes),
+        loras: read_models(&loras, false, taken, mistakes),
+        model_dir: read_model_dir(&model_dir, directory, mistakes),
+        block_size: block_size.integer(mistakes, 1..=4096, 16),
+        weights,
+        temperature,
+        workers: read_workers(&workers, taken, mistakes),
+        name: pool_name,
+    }
+}
+
+fn read_models(at: &At<'_>, required: bool, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<String> {
+    if required {
+        at.require(mistakes);
+    }
+    let items = at.items(mistakes);
+    if required && at.is_set() && items.is_empty() {
+        mistakes.add(at, "empty", "at least one model name is needed");
+    }
+    let mut names = Vec::new();
+    for item in items {
+        let name = item.required_text(mistakes).unwrap_or_default();
+        let why = "a model name must lead to one pool, and be either base model or LoRA";
+        claim(&mut taken.models, &item, name, why, mistakes);
+        names.push(name.to_owned());
+    }
+    names
+}
+
+fn read_model_dir(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> PathBuf {
+    let Some(text) = at.required_text(mistakes) else {
+        return PathBuf::new();
+    };
+    let path = directory.join(text);
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        if !path.join(file).is_file() {
+            let shown = path.join(file);
+            mistakes.add(
+                at,
+                shown.display(),
+                "no such file; model_dir must be a Hugging Face model directory",
+            );
+        }
+    }
+    path
+}
+
+fn read_routing(at: &At<'_>, mistakes: &mut Mistakes) -> (CostWeights, f64) {
+    let [overlap_credit, decay, prefill, active, temperature] = at.fields(
+        mistakes,
+        [
+            "overlap_credit",
+            "overlap_credit_decay",
+            "prefill_load_scale",
+            "active_request_weight",
+            "temperature",
+        ],
+    );
+    let default = CostWeights::default();
+    let weights = CostWeights {
+        overlap_credit: overlap_credit.weight(mistakes, default.overlap_credit),
+        overlap_credit_decay: decay.weight(mistakes, default.overlap_credit_decay),
+        prefill_load_scale: prefill.weight(mistakes, default.prefill_load_scale),
+        active_request_weight: active.weight(mistakes, default.active_request_weight),
+    };
+    (weights, temperature.weight(mistakes, 0.0))
+}
+
+fn read_workers(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<WorkerConfig> {
+    at.require(mistakes);
+    let items = at.items(mistakes);
+    if at.is_set() && items.is_empty() {
+        mistakes.add(at, "empty", "at least one worker is needed");
+    }
+    let workers: Vec<_> = items.iter().map(|item| read_worker(item, taken, mistakes)).collect();
+    let ranks: u64 = workers.iter().map(|worker| u64::from(worker.data_parallel_size)).sum();
+    if ranks > u64::from(Slot::LIMIT) {
+        mistakes.add(
+            at,
+            ranks,
+            format!("a pool has at most {} ranks, over all its workers", Slot::LIMIT),
+        );
+    }
+    workers
+}
+
+fn read_worker(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> WorkerConfig {
+    let [endpoint, kv_events, replay, data_parallel_size] =
+        at.fields(mistakes, ["endpoint", "kv_events", "replay", "data_parallel_size"]);
+    let address = read_endpoint(&endpoint, taken, mistakes);
+    let ranks = data_parallel_size.integer(mistakes, 1..=u32::from(Slot::LIMIT), 1);
+    let event_sockets = read_sockets(&kv_events, ranks, mistakes);
+    for socket in &event_sockets {
+        claim(
+            &mut taken.event_sockets,
+            &kv_events,
+            socket,
+            "another rank publishes there",
+            mistakes,
+        );
+    }
+    if replay.is_set() && !kv_events.is_set() {
+        mistakes.add(&replay, "set", "there is nothing to replay without kv_events");
+    }
+    WorkerConfig {
+        endpoint: address,
+        kv_events: event_sockets,
+        replay: read_sockets(&replay, ranks, mistakes),
+        data_parallel_size: ranks,
+    }
+}
+
+fn read_endpoint(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> SocketAddr {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let Some(text) = at.required_text(mistakes) else {
+        return nowhere;
+    };
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => {
+            claim(
+                &mut taken.endpoints,
+                at,
+                &address.to_string(),
+                "another worker has this endpoint",
+                mistakes,
+            );
+            address
+        }
+        _ => {
+            mistakes.add(
+                at,
+                format!("{text:?}"),
+                "must be ip:port with a port above 0 (IPv6 in brackets), exactly as the gateway's cluster has it",
+            );
+            nowhere
+        }
+    }
+}
+
+/// One endpoint for each rank: a list of them, or the first one, from which the ports count up.
+fn read_sockets(at: &At<'_>, ranks: u32, mistakes: &mut Mistakes) -> Vec<String> {
+    let items = at.one_or_more(mistakes);
+    let given: Vec<_> = items.iter().filter_map(|item| read_socket(item, mistakes)).collect();
+    if given.len() != items.len() || given.is_empty() {
+        return Vec::new();
+    }
+    if let [(host, port)] = given.as_slice() {
+        let last = u32::from(*port).saturating_add(ranks - 1);
+        if last > u32::from(u16::MAX) {
+            mistakes.add(at, last, "rank r uses port + r, which goes beyond 65535");
+        }
+        return (0..ranks)
+            .map(|rank| format!("tcp://{host}:{}", u32::from(*port).saturating_add(rank)))
+            .collect();
+    }
+    if given.len() != ranks as usize {
+        let why = format!("a list must have one endpoint for each of the {ranks} ranks (data_parallel_size)");
+        mistakes.add(at, format!("{} endpoints", given.len()), why);
+    }
+    given
+        .into_iter()
+        .map(|(host, port)| format!("tcp://{host}:{port}"))
+        .collect()
+}
+
+fn read_socket(at: &At<'_>, mistakes: &mut Mistakes) -> Option<(String, u16)> {
+    let text = at.required_text(mistakes)?;
+    let parsed = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':'));
+    let parsed = parsed.and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|port| *port != 0)?)));
+    match parsed {
+        Some((host, port)) if !host.is_empty() && host != "*" && !host.contains('/') => Some((host.to_owned(), port)),
+        _ => {
+            mistakes.add(
+                at,
+                format!("{text:?}"),
+                "must be tcp://host:port, where the worker publishes (not the `*` it binds)",
+            );
+            None
+        }
+    }
+}
+
+fn claim(taken: &mut HashMap<String, String>, at: &At<'_>, name: &str, why: &str, mistakes: &mut Mistakes) {
+    if name.is_empty() {
+        return;
+    }
+    if let Some(first) = taken.insert(name.to_owned(), at.path().to_owned()) {
+        mistakes.add(at, format!("{name:?}"), format!("{why} (first at {first})"));
+    }
+}

@@ -1,0 +1,364 @@
+//! Where we stand in one publisher's sequence: a pure state machine, one for each (worker, rank).
+//!
+//! An engine numbers its messages from 0 and starts again at 0, with an empty cache, when it restarts. What we know of
+//! its cache is exact only while no message is missing, so every doubt is settled by asking the replay socket for
+//! everything *from the last message that we applied on*: if that message comes back with the same bytes, it is the
+//! same incarnation and what follows is what we missed; if anything else comes back, the engine has restarted, and
+//! what we knew is dropped. What cannot be repaired is cleared: a block missing from the view costs a cache hit, a
+//! block that the engine no longer has (a ghost) sends requests to the wrong worker for as long as it stays.
+
+use std::collections::BTreeMap;
+
+/// Bounds on live messages held back while a replay runs. Beyond them a message is dropped, which the next replay
+/// repairs.
+const MAX_HELD_MESSAGES: usize = 20_000;
+const MAX_HELD_BYTES: usize = 64 << 20;
+/// Replays in a row that bring nothing before a gap is given up.
+const MAX_FRUITLESS_REPLAYS: u32 = 3;
+
+/// A message as it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message<M> {
+    /// The publisher's number for it.
+    pub sequence: u64,
+    /// Hash of its bytes: tells two messages of the same number apart (each carries its time).
+    pub fingerprint: u64,
+    /// Its size.
+    pub bytes: usize,
+    /// What it says.
+    pub content: M,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect<M> {
+    /// Take this message into the index.
+    Apply(M),
+    /// Drop all that is known of the rank.
+    Clear,
+    /// Ask for a replay from this number on; drops a replay that still runs.
+    Replay {
+        /// First number wanted.
+        from: u64,
+    },
+    /// The connection may be dead though it looks alive: make a new one.
+    Reconnect,
+    /// What is known of the rank is incomplete from now on.
+    Degraded(&'static str),
+    /// What is known of the rank is complete from now on.
+    Whole,
+    /// Something worth counting happened.
+    Count(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Applied {
+    sequence: u64,
+    fingerprint: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Disconnected,
+    Following,
+    /// `verified`: what the publisher replays continues what we applied.
+    Replaying {
+        verified: bool,
+        why: Why,
+    },
+}
+
+/// Why a replay was asked for; says what its failure means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Connected,
+    Doubt,
+    Probe,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cursor<M> {
+    can_replay: bool,
+    replay_works: bool,
+    phase: Phase,
+    last: Option<Applied>,
+    /// Fingerprint of this incarnation's message 0, if we saw it.
+    first: Option<u64>,
+    held: BTreeMap<u64, Message<M>>,
+    held_bytes: usize,
+    overflowed: bool,
+    fruitless: u32,
+    /// Whether all of the incarnation's messages were applied.
+    whole: bool,
+}
+
+impl<M> Cursor<M> {
+    /// Nothing is known yet. `can_replay`: whether the publisher has a replay socket.
+    pub fn new(can_replay: bool) -> Self {
+        Self {
+            can_replay,
+            replay_works: false,
+            phase: Phase::Disconnected,
+            last: None,
+            first: None,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            overflowed: false,
+            fruitless: 0,
+            whole: false,
+        }
+    }
+
+    /// Whether a subscription stands and no replay runs.
+    pub fn is_following(&self) -> bool {
+        self.phase == Phase::Following
+    }
+
+    /// Number of the last message applied.
+    pub fn last_sequence(&self) -> Option<u64> {
+        self.last.map(|last| last.sequence)
+    }
+
+    /// The subscription stands. What was published in between is unknown, restarts included.
+    pub fn connected(&mut self, effects: &mut Vec<Effect<M>>) {
+        self.fruitless = 0;
+        if self.can_replay {
+            self.ask(Why::Connected, effects);
+            return;
+        }
+        self.phase = Phase::Following;
+        if self.last.is_some() {
+            self.forget(effects);
+            self.degrade("no_replay", effects);
+        }
+    }
+
+    /// The connection is gone. What is known stays until [`Cursor::grace_over`].
+    pub fn disconnected(&mut self, effects: &mut Vec<Effect<M>>) {
+        self.phase = Phase::Disconnected;
+        self.drop_held();
+        effects.push(Effect::Degraded("disconnected"));
+    }
+
+    /// The connection did not come back in time: the engine counts as gone.
+    pub fn grace_over(&mut self, effects: &mut Vec<Effect<M>>) {
+        if self.phase == Phase::Disconnected && self.last.is_some() {
+            effects.push(Effect::Count("grace_over"));
+            self.forget(effects);
+        }
+    }
+
+    /// Nothing came for a while: ask whether something was missed.
+    pub fn idle(&mut self, effects: &mut Vec<Effect<M>>) {
+        if self.phase == Phase::Following && self.can_replay {
+            self.ask(Why::Probe, effects);
+        }
+    }
+
+    /// A message came from the subscription.
+    pub fn live(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        match self.phase {
+            Phase::Disconnected => effects.push(Effect::Count("not_connected")),
+            Phase::Replaying { .. } => self.hold(message, effects),
+            Phase::Following => self.follow(message, effects),
+        }
+    }
+
+    fn follow(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        let next = self.next();
+        if message.sequence == next {
+            return self.apply(message, effects);
+        }
+        if message.sequence > next {
+            effects.push(Effect::Count("gap"));
+            if self.can_replay {
+                self.hold(message, effects);
+                return self.ask(Why::Doubt, effects);
+            }
+            return self.jump("no_replay", message, effects);
+        }
+        if self.is_known(&message) {
+            return effects.push(Effect::Count("duplicate"));
+        }
+        if message.sequence == 0 {
+            self.restart(effects);
+            return self.apply(message, effects);
+        }
+        if self.can_replay {
+            self.hold(message, effects);
+            return self.ask(Why::Doubt, effects);
+        }
+        // A restart breaks the connection, and without replay a new one starts from nothing: so this is an old message.
+        effects.push(Effect::Count("duplicate"));
+    }
+
+    /// A message came from the replay.
+    pub fn replayed(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        let Phase::Replaying { verified, why } = self.phase else {
+            return;
+        };
+        if verified {
+            return self.take_replayed(message, effects);
+        }
+        match self.last {
+            Some(last) if message.sequence < last.sequence => {}
+            Some(last) if message.sequence == last.sequence && message.fingerprint == last.fingerprint => {
+                self.phase = Phase::Replaying { verified: true, why };
+            }
+            // Another message under the number, or a buffer that no longer reaches back to it: what we have cannot be
+            // continued.
+            _ => self.start_over(effects),
+        }
+    }
+
+    fn take_replayed(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        let next = self.next();
+        if message.sequence > next {
+            return self.jump("replay_too_short", message, effects);
+        }
+        if message.sequence == next {
+            effects.push(Effect::Count("replayed"));
+            self.apply(message, effects);
+        }
+    }
+
+    /// The replay is over; `complete`: its end mark was seen.
+    pub fn replay_ended(&mut self, complete: bool, effects: &mut Vec<Effect<M>>) {
+        let Phase::Replaying { verified, why } = self.phase else {
+            return;
+        };
+        if complete {
+            self.replay_works = true;
+            if !verified {
+                // The publisher is not as far as we are: it is not the one we followed.
+                return self.start_over(effects);
+            }
+            // Nothing published yet is known completely, too.
+            self.whole |= self.last.is_none();
+            if self.whole {
+                effects.push(Effect::Whole);
+            }
+        } else {
+            effects.push(Effect::Count("replay_failed"));
+            if why == Why::Connected && !verified {
+                self.forget(effects);
+            }
+            if why != Why::Probe {
+                self.degrade("replay_failed", effects);
+            } else if std::mem::take(&mut self.replay_works) {
+                effects.push(Effect::Reconnect);
+            }
+        }
+        self.phase = Phase::Following;
+        self.take_held(complete, effects);
+    }
+
+    /// Takes the live messages that were held back, in order.
+    fn take_held(&mut self, may_ask: bool, effects: &mut Vec<Effect<M>>) {
+        while let Some((sequence, message)) = self.held.pop_first() {
+            let next = self.next();
+            if sequence > next && may_ask && self.fruitless < MAX_FRUITLESS_REPLAYS {
+                self.held.insert(sequence, message);
+                return self.ask(Why::Doubt, effects);
+            }
+            self.held_bytes = self.held_bytes.saturating_sub(message.bytes);
+            if sequence > next {
+                self.jump("gap", message, effects);
+            } else if sequence == next {
+                self.apply(message, effects);
+            } else {
+                effects.push(Effect::Count("duplicate"));
+            }
+        }
+        self.held_bytes = 0;
+        if std::mem::take(&mut self.overflowed) && may_ask {
+            self.ask(Why::Doubt, effects);
+        }
+    }
+
+    fn ask(&mut self, why: Why, effects: &mut Vec<Effect<M>>) {
+        self.fruitless = self.fruitless.saturating_add(1);
+        self.phase = Phase::Replaying {
+            verified: self.last.is_none(),
+            why,
+        };
+        effects.push(Effect::Replay {
+            from: self.last.map_or(0, |last| last.sequence),
+        });
+    }
+
+    /// Another incarnation: drop what we know and ask for all it has.
+    fn start_over(&mut self, effects: &mut Vec<Effect<M>>) {
+        self.restart(effects);
+        self.ask(Why::Connected, effects);
+    }
+
+    fn restart(&mut self, effects: &mut Vec<Effect<M>>) {
+        effects.push(Effect::Count("restart"));
+        self.forget(effects);
+    }
+
+    /// Messages before this one are lost for good. Removals may be among them, so what was known goes too.
+    fn jump(&mut self, why: &'static str, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        if self.last.is_some() {
+            self.forget(effects);
+        }
+        self.degrade(why, effects);
+        self.apply(message, effects);
+    }
+
+    fn degrade(&mut self, why: &'static str, effects: &mut Vec<Effect<M>>) {
+        self.whole = false;
+        effects.push(Effect::Degraded(why));
+    }
+
+    fn forget(&mut self, effects: &mut Vec<Effect<M>>) {
+        self.last = None;
+        self.first = None;
+        effects.push(Effect::Clear);
+    }
+
+    fn apply(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        self.fruitless = 0;
+        self.last = Some(Applied {
+            sequence: message.sequence,
+            fingerprint: message.fingerprint,
+        });
+        if message.sequence == 0 {
+            self.first = Some(message.fingerprint);
+            self.whole = true;
+            effects.push(Effect::Whole);
+        }
+        effects.push(Effect::Apply(message.content));
+    }
+
+    fn hold(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+        let bytes = self.held_bytes.saturating_add(message.bytes);
+        if self.held.len() >= MAX_HELD_MESSAGES || bytes > MAX_HELD_BYTES {
+            self.overflowed = true;
+            return effects.push(Effect::Count("held_overflow"));
+        }
+        self.held_bytes = bytes;
+        if let Some(replaced) = self.held.insert(message.sequence, message) {
+            self.held_bytes = self.held_bytes.saturating_sub(replaced.bytes);
+        }
+    }
+
+    fn drop_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+        self.overflowed = false;
+    }
+
+    fn is_known(&self, message: &Message<M>) -> bool {
+        let at = |sequence, fingerprint| message.sequence == sequence && message.fingerprint == fingerprint;
+        self.last.is_some_and(|last| at(last.sequence, last.fingerprint))
+            || self.first.is_some_and(|fingerprint| at(0, fingerprint))
+    }
+
+    /// The number that follows what we have.
+    fn next(&self) -> u64 {
+        self.last.map_or(0, |last| last.sequence.saturating_add(1))
+    }
+}

@@ -1,0 +1,145 @@
+//! `warmpath inspect`: what Warmpath sees in a request, to settle "why is this a miss?".
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use prompt::{Body, Prompt, Shape};
+use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
+use serde::Serialize;
+
+use crate::model::Model;
+
+/// Longest input that is read, in bytes.
+const MAX_INPUT_BYTES: u64 = 256 << 20;
+
+/// What to look into.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Hugging Face model directory (tokenizer.json, tokenizer_config.json, chat_template.jinja where there is one).
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// Tokens per KV block.
+    #[arg(long, default_value_t = 16)]
+    pub block_size: u32,
+    /// Name of the LoRA adapter, which seeds the hashes.
+    #[arg(long)]
+    pub lora: Option<String>,
+    /// Cache namespace, which seeds the hashes. Otherwise the body's cache salt is taken.
+    #[arg(long)]
+    pub cache_namespace: Option<String>,
+    /// The input is a JSON array of token ids instead of a request body.
+    #[arg(long)]
+    pub tokens: bool,
+    /// The path that the body is sent to.
+    #[arg(long, default_value = "/v1/chat/completions")]
+    pub path: String,
+    /// The request body; `-` reads standard input.
+    pub file: PathBuf,
+}
+
+/// What Warmpath sees. Hashes are decimal texts, as JSON numbers end at 2^53.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The rendered prompt; `None` if the request has token ids.
+    pub prompt: Option<String>,
+    /// As the engine should make them.
+    pub token_ids: Vec<u32>,
+    /// Of every full block.
+    pub local_block_hashes: Vec<String>,
+    /// Of every full block.
+    pub sequence_hashes: Vec<String>,
+}
+
+/// Reads the input and reports on it.
+///
+/// # Errors
+/// With what is wrong with arguments, model or input.
+pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
+    let Arguments {
+        model,
+        block_size,
+        lora,
+        cache_namespace,
+        tokens,
+        path,
+        file,
+    } = arguments;
+    let input = read_input(file)?;
+    if *tokens {
+        let token_ids: Vec<u32> = serde_json::from_slice(&input).context("--tokens needs a JSON array of token ids")?;
+        return report(
+            None,
+            token_ids,
+            *block_size,
+            lora.as_deref(),
+            cache_namespace.as_deref(),
+        );
+    }
+    let model = model.as_ref().context("--model is needed, except with --tokens")?;
+    let model = Model::load(model);
+    let shape = Shape::of_path(path).with_context(|| format!("--path {path}: no prompt is known to go there"))?;
+    let body = Body::read(shape, &input).with_context(|| file.display().to_string())?;
+    let salt = body.cache_salt().map(str::to_owned);
+    let (prompt, token_ids) = prompt_tokens(&model, &body)?;
+    let namespace = cache_namespace.as_deref().or(salt.as_deref());
+    report(prompt, token_ids, *block_size, lora.as_deref(), namespace)
+}
+
+fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<(Option<String>, Vec<u32>)> {
+    let template = match (body.shape(), &model.template) {
+        (_, Ok((template, _))) => Some(template),
+        (Shape::Completions, Err(_)) => None,
+        (Shape::Chat, Err(why)) => bail!("the chat template cannot be used: {why}"),
+    };
+    match body.prompt(template)? {
+        Prompt::Tokens(ids) => Ok((None, ids)),
+        Prompt::Text {
+            text,
+            add_special_tokens,
+        } => {
+            let (tokenizer, _) = model.tokenizer.as_ref().map_err(|why| anyhow!("tokenizer: {why}"))?;
+            let mut ids = Vec::new();
+            tokenizer.encode_into(&text, add_special_tokens, &mut ids)?;
+            Ok((Some(text.into_owned()), ids))
+        }
+    }
+}
+
+fn report(
+    prompt: Option<String>,
+    token_ids: Vec<u32>,
+    block_size: u32,
+    lora: Option<&str>,
+    namespace: Option<&str>,
+) -> anyhow::Result<Report> {
+    let layout = BlockLayout::plain(block_size).context("--block-size must be at least 1")?;
+    let locals = local_hashes(&token_ids, layout, HashSeed::new(lora, namespace));
+    let sequence = sequence_hashes(locals.iter().copied());
+    Ok(Report {
+        prompt,
+        token_ids,
+        local_block_hashes: locals.iter().map(|hash| hash.0.to_string()).collect(),
+        sequence_hashes: sequence.iter().map(|hash| hash.0.to_string()).collect(),
+    })
+}
+
+fn read_input(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let shown = || file.display().to_string();
+    let mut input = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin()
+            .take(MAX_INPUT_BYTES + 1)
+            .read_to_end(&mut input)
+            .context("standard input")?;
+    } else {
+        let file = std::fs::File::open(file).with_context(shown)?;
+        file.take(MAX_INPUT_BYTES + 1)
+            .read_to_end(&mut input)
+            .with_context(shown)?;
+    }
+    if input.len() as u64 > MAX_INPUT_BYTES {
+        bail!("{}: longer than the limit of {MAX_INPUT_BYTES} bytes", shown());
+    }
+    Ok(input)
+}

@@ -1,0 +1,374 @@
+//! The one task that owns a pool's index and the versions of its view. Ranks send it what happened, subscribers ask it
+//! for a point to start from.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::MAX_HASHES_PER_MESSAGE;
+use proto::view::PoolUpdate;
+use router_core::Slot;
+use router_core::hash::SequenceHash;
+use router_core::replica::{Position, Run, Update};
+use router_core::view::{Depths, PrefixView};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::codec::Encoded;
+use super::publisher::Publisher;
+use crate::admin::metrics::{Metrics, PoolMetrics};
+use crate::admin::status::RankStatus;
+use crate::events::Batch;
+use crate::index::{Change, Index, Tally};
+
+/// Changes that go out at once, without waiting for the interval to end.
+const MAX_PENDING_CHANGES: usize = 20_000;
+/// Messages that wait for the pool's task.
+const QUEUE: usize = 1024;
+/// Deltas that a slow subscriber may be behind before it gets a snapshot instead.
+const MAX_BEHIND: usize = 1024;
+/// Deltas kept for subscribers that come back; in bytes and in number.
+const RECENT_BYTES: usize = 8 << 20;
+const RECENT_DELTAS: usize = 4096;
+
+/// What a pool's task is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A rank published this.
+    Apply(Slot, Batch),
+    /// Nothing is known of a rank any more.
+    Clear(Slot),
+    /// A subscriber wants to follow, from here if that is possible.
+    Subscribe(Option<Position>, oneshot::Sender<Start>),
+    /// Leading blocks that each rank holds.
+    Depths(Vec<SequenceHash>, oneshot::Sender<Depths>),
+}
+
+/// One encoded delta.
+#[derive(Clone, Debug)]
+pub struct EncodedDelta {
+    /// The version that it makes.
+    pub version: u64,
+    /// The message.
+    pub message: Encoded,
+}
+
+/// Where a subscriber starts, and everything after.
+#[derive(Debug)]
+pub struct Start {
+    /// What brings it up to date.
+    pub base: Base,
+    /// All deltas after that.
+    pub deltas: broadcast::Receiver<EncodedDelta>,
+}
+
+/// What brings a subscriber up to date.
+#[derive(Debug)]
+pub enum Base {
+    /// The deltas since its position.
+    Recent(Vec<Encoded>),
+    /// The whole view.
+    Snapshot(Arc<Snapshot>),
+}
+
+/// A view at one version.
+#[derive(Debug)]
+pub struct Snapshot {
+    pool: String,
+    position: Position,
+    checksum: u64,
+    holdings: Vec<(Slot, Vec<SequenceHash>)>,
+}
+
+impl Snapshot {
+    /// The messages that carry it, each made when it is needed.
+    pub fn messages(&self) -> impl Iterator<Item = Encoded> + use<'_> {
+        let count: usize = self.holdings.iter().map(|(_, hashes)| hashes.len()).sum();
+        let encode = move |update| {
+            let update = PoolUpdate {
+                pool: self.pool.clone(),
+                update,
+            };
+            Encoded::new(update.to_message(count as u64))
+        };
+        let parts = self.holdings.iter().flat_map(|(slot, hashes)| {
+            let chunks = hashes.chunks(MAX_HASHES_PER_MESSAGE);
+            chunks.map(|chunk| {
+                Update::Part(Run {
+                    slot: *slot,
+                    hashes: chunk.to_vec(),
+                })
+            })
+        });
+        let begin = std::iter::once(Update::Begin(self.position));
+        let end = std::iter::once(Update::End {
+            checksum: self.checksum,
+        });
+        begin.chain(parts).chain(end).map(encode)
+    }
+}
+
+/// Talks to a pool's task.
+#[derive(Clone, Debug)]
+pub struct PoolHandle {
+    /// The pool's name.
+    pub name: Arc<str>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl PoolHandle {
+    /// Tells the task something; waits while its queue is full. False if it has ended.
+    pub async fn send(&self, input: Input) -> bool {
+        self.inputs.send(input).await.is_ok()
+    }
+
+    /// Starts following the pool. `None` if its task has ended.
+    pub async fn subscribe(&self, from: Option<Position>) -> Option<Start> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Subscribe(from, reply)).await;
+        answer.await.ok()
+    }
+
+    /// Leading blocks of `prompt` that each rank holds. `None` if the task has ended.
+    pub async fn depths(&self, prompt: Vec<SequenceHash>) -> Option<Depths> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Depths(prompt, reply)).await;
+        answer.await.ok()
+    }
+}
+
+/// A pool's task before it runs.
+pub struct PoolTask {
+    name: Arc<str>,
+    inputs: mpsc::Receiver<Input>,
+    index: Index,
+    publisher: Publisher,
+    interval: Duration,
+    pending: Vec<Change>,
+    /// What the filters have, to answer questions about it.
+    view: PrefixView,
+    recent: VecDeque<EncodedDelta>,
+    recent_bytes: usize,
+    deltas: broadcast::Sender<EncodedDelta>,
+    /// The last one, while anyone still reads it.
+    snapshot: Weak<Snapshot>,
+    ranks: Vec<Arc<RankStatus>>,
+    metrics: PoolMetrics,
+}
+
+impl PoolTask {
+    /// A task with an empty index, and its handle. `ranks` by slot.
+    pub fn new(
+        name: &str,
+        epoch: u64,
+        block_size: u32,
+        interval: Duration,
+        ranks: Vec<Arc<RankStatus>>,
+        metrics: &Metrics,
+    ) -> (Self, PoolHandle) {
+        let name: Arc<str> = name.into();
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        let task = Self {
+            name: name.clone(),
+            inputs,
+            index: Index::new(block_size),
+            publisher: Publisher::new(epoch),
+            interval,
+            pending: Vec::new(),
+            view: PrefixView::new(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            deltas: broadcast::Sender::new(MAX_BEHIND),
+            snapshot: Weak::new(),
+            ranks,
+            metrics: metrics.pool(&name),
+        };
+        (task, PoolHandle { name, inputs: sender })
+    }
+
+    /// Runs until every handle is gone.
+    pub async fn run(mut self) {
+        let mut due: Option<Instant> = None;
+        loop {
+            let input = match due {
+                None => self.inputs.recv().await,
+                Some(due) => match tokio::time::timeout_at(due, self.inputs.recv()).await {
+                    Ok(input) => input,
+                    Err(_) => {
+                        self.flush();
+                        None
+                    }
+                },
+            };
+            match input {
+                Some(input) => self.take(input),
+                None if self.inputs.is_closed() && self.inputs.is_empty() => return self.flush(),
+                None => {}
+            }
+            // A steady stream of inputs must not put the delta off.
+            if self.pending.len() >= MAX_PENDING_CHANGES || due.is_some_and(|due| due <= Instant::now()) {
+                self.flush();
+            }
+            due = match self.pending.is_empty() {
+                true => None,
+                false => due.or_else(|| Some(Instant::now() + self.interval)),
+            };
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Apply(slot, batch) => self.apply(slot, &batch),
+            Input::Clear(slot) => {
+                self.index.clear(slot, &mut self.pending);
+                self.show_blocks(slot);
+            }
+            Input::Subscribe(from, reply) => {
+                self.flush();
+                // Whoever asked may have gone away.
+                let _ = reply.send(self.start(from));
+            }
+            Input::Depths(prompt, reply) => {
+                self.flush();
+                let _ = reply.send(self.view.depths(&prompt));
+            }
+        }
+    }
+
+    fn apply(&mut self, slot: Slot, batch: &Batch) {
+        let Some(rank) = self.ranks.get(usize::from(slot.0)).cloned() else {
+            return;
+        };
+        for event in &batch.events {
+            let tally = self.index.apply(slot, event, &mut self.pending);
+            self.metrics.count_blocks(&tally);
+            note_trouble(&rank, &tally);
+        }
+        self.show_blocks(slot);
+    }
+
+    fn show_blocks(&self, slot: Slot) {
+        let blocks = self.index.visible(slot);
+        if let Some(rank) = self.ranks.get(usize::from(slot.0)) {
+            rank.set_blocks(blocks);
+        }
+    }
+
+    /// Sends what has changed to every subscriber.
+    fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        for delta in self.publisher.publish(&self.pending) {
+            let version = delta.from.version + 1;
+            for run in &delta.removed {
+                for &hash in &run.hashes {
+                    self.view.remove(run.slot, hash);
+                }
+            }
+            for run in &delta.stored {
+                for &hash in &run.hashes {
+                    self.view.insert(run.slot, hash);
+                }
+            }
+            let update = PoolUpdate {
+                pool: self.name.to_string(),
+                update: Update::Delta(delta),
+            };
+            let delta = EncodedDelta {
+                version,
+                message: Encoded::new(update.to_message(0)),
+            };
+            self.metrics.deltas.inc();
+            self.keep(delta.clone());
+            // Nobody may be listening.
+            let _ = self.deltas.send(delta);
+        }
+        self.pending.clear();
+        self.pending.shrink_to(MAX_PENDING_CHANGES);
+    }
+
+    fn keep(&mut self, delta: EncodedDelta) {
+        self.recent_bytes += delta.message.size();
+        self.recent.push_back(delta);
+        while self.recent_bytes > RECENT_BYTES || self.recent.len() > RECENT_DELTAS {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= oldest.message.size();
+        }
+    }
+
+    /// Nothing is pending when this is called, so base and deltas meet without a gap.
+    fn start(&mut self, from: Option<Position>) -> Start {
+        let base = match from.and_then(|from| self.since(from)) {
+            Some(deltas) => Base::Recent(deltas),
+            None => {
+                self.metrics.snapshots.inc();
+                Base::Snapshot(self.snapshot())
+            }
+        };
+        Start {
+            base,
+            deltas: self.deltas.subscribe(),
+        }
+    }
+
+    fn since(&self, from: Position) -> Option<Vec<Encoded>> {
+        let now = self.publisher.position();
+        let missing = now
+            .version
+            .checked_sub(from.version)
+            .filter(|_| from.epoch == now.epoch)?;
+        let skip = self.recent.len().checked_sub(usize::try_from(missing).ok()?)?;
+        Some(
+            self.recent
+                .iter()
+                .skip(skip)
+                .map(|delta| delta.message.clone())
+                .collect(),
+        )
+    }
+
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        let position = self.publisher.position();
+        if let Some(last) = self.snapshot.upgrade().filter(|last| last.position == position) {
+            return last;
+        }
+        let holdings = self
+            .index
+            .holdings()
+            .map(|(slot, hashes)| (slot, hashes.collect::<Vec<_>>()));
+        let snapshot = Arc::new(Snapshot {
+            pool: self.name.to_string(),
+            position,
+            checksum: self.publisher.checksum(),
+            holdings: holdings.filter(|(_, hashes)| !hashes.is_empty()).collect(),
+        });
+        self.snapshot = Arc::downgrade(&snapshot);
+        snapshot
+    }
+}
+
+fn note_trouble(rank: &RankStatus, tally: &Tally) {
+    if tally.wrong_block_size > 0 {
+        rank.report_trouble("wrong_block_size: the engine's block size is not the pool's block_size");
+    }
+    if tally.missing_tokens > 0 {
+        rank.report_trouble("missing_tokens: the engine's store events have too few tokens");
+    }
+}
+
+/// Artefact messages, cut to chunks.
+pub fn artefact_messages(id: &[u8], content: &Bytes) -> impl Iterator<Item = Encoded> {
+    const CHUNK: usize = 128 * 1024;
+    let id = Bytes::copy_from_slice(id);
+    (0..content.len()).step_by(CHUNK).map(move |offset| {
+        let end = content.len().min(offset + CHUNK);
+        Encoded::new(proto::v1::to_filter::Message::Artefact(proto::v1::ArtefactChunk {
+            id: id.clone(),
+            total_bytes: content.len() as u64,
+            offset: offset as u64,
+            data: content.slice(offset..end),
+        }))
+    })
+}

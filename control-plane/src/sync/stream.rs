@@ -1,0 +1,166 @@
+//! One filter's stream, from its hello to its end.
+
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt};
+use proto::v1;
+use proto::v1::from_filter::Message as FromFilter;
+use proto::v1::to_filter::Message as ToFilter;
+use proto::view::position_from_wire;
+use router_core::replica::Position;
+use tokio::sync::mpsc;
+use tokio_stream::StreamMap;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Status, Streaming};
+
+use super::SyncService;
+use super::codec::Encoded;
+use super::pool::{Base, EncodedDelta, Start};
+
+/// How long a filter may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Positions in a hello that are read.
+const MAX_POSITIONS: usize = 4096;
+
+/// Deltas of one pool, by its place in the service's list; `None`: some were missed.
+type Deltas = BoxStream<'static, Option<EncodedDelta>>;
+
+pub(super) struct FilterStream {
+    service: SyncService,
+    requests: Streaming<v1::FromFilter>,
+    outbox: mpsc::Sender<Result<Encoded, Status>>,
+    deltas: StreamMap<usize, Deltas>,
+}
+
+/// The stream is over; nothing is left to be said.
+struct Ended;
+
+impl FilterStream {
+    pub(super) fn new(
+        service: SyncService,
+        requests: Streaming<v1::FromFilter>,
+        outbox: mpsc::Sender<Result<Encoded, Status>>,
+    ) -> Self {
+        Self {
+            service,
+            requests,
+            outbox,
+            deltas: StreamMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let hello = match tokio::time::timeout(HELLO_TIMEOUT, self.requests.message()).await {
+            Ok(Ok(Some(v1::FromFilter {
+                message: Some(FromFilter::Hello(hello)),
+            }))) => hello,
+            Ok(Ok(_)) => {
+                return self
+                    .refuse(Status::invalid_argument("the first message must be a hello"))
+                    .await;
+            }
+            Ok(Err(status)) => return self.refuse(status).await,
+            Err(_) => return self.refuse(Status::deadline_exceeded("no hello came")).await,
+        };
+        tracing::info!(vm = hello.vm, version = hello.filter_version, "filter connected");
+        let connected = self.service.metrics.filters.clone();
+        connected.inc();
+        let mut shutdown = self.service.shutdown.clone();
+        tokio::select! {
+            _ = self.serve(&hello) => {}
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+        connected.dec();
+        tracing::info!(vm = hello.vm, "filter gone");
+    }
+
+    async fn refuse(self, status: Status) {
+        tracing::warn!(%status, "filter refused");
+        let _ = self.outbox.send(Err(status)).await;
+    }
+
+    async fn serve(&mut self, hello: &v1::Hello) -> Result<(), Ended> {
+        let welcome = self.service.welcome.clone();
+        for message in welcome.messages(&hello.artefacts) {
+            self.send(message).await?;
+        }
+        let positions: Vec<(String, Position)> = hello
+            .positions
+            .iter()
+            .take(MAX_POSITIONS)
+            .filter_map(|position| position_from_wire("hello.positions", Some(position.clone())).ok())
+            .collect();
+        for index in 0..self.service.pools.len() {
+            let name = self.service.pools[index].name.clone();
+            let known = positions
+                .iter()
+                .find(|(pool, _)| **pool == *name)
+                .map(|(_, position)| *position);
+            self.follow(index, known).await?;
+        }
+        let mut heartbeat = tokio::time::interval(welcome.heartbeat_interval());
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                request = self.requests.message() => match request {
+                    Ok(Some(request)) => self.answer(request).await?,
+                    Ok(None) | Err(_) => return Err(Ended),
+                },
+                Some((index, delta)) = self.deltas.next() => match delta {
+                    Some(delta) => self.send(delta.message).await?,
+                    None => {
+                        self.service.metrics.count_resync(&self.service.pools[index].name, "lagging");
+                        self.follow(index, None).await?;
+                    }
+                },
+                _ = heartbeat.tick() => self.send(Encoded::new(ToFilter::Heartbeat(v1::Heartbeat {}))).await?,
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: v1::FromFilter) -> Result<(), Ended> {
+        let Some(FromFilter::Resync(resync)) = request.message else {
+            // Acknowledgements and repeated hellos ask for nothing.
+            return Ok(());
+        };
+        let Some(index) = self.service.pools.iter().position(|pool| *pool.name == resync.pool) else {
+            return Ok(());
+        };
+        let reason = match resync.reason.as_str() {
+            "gap" => "gap",
+            "no_snapshot" => "no_snapshot",
+            "checksum" => "checksum",
+            _ => "other",
+        };
+        tracing::warn!(pool = resync.pool, reason, "filter asks for a new snapshot");
+        self.service.metrics.count_resync(&resync.pool, reason);
+        self.follow(index, None).await
+    }
+
+    /// Brings the filter up to date with one pool, and goes on from there.
+    async fn follow(&mut self, index: usize, known: Option<Position>) -> Result<(), Ended> {
+        self.deltas.remove(&index);
+        let pool = self.service.pools[index].clone();
+        let Start { base, deltas } = pool.subscribe(known).await.ok_or(Ended)?;
+        match base {
+            Base::Recent(messages) => {
+                for message in messages {
+                    self.send(message).await?;
+                }
+            }
+            Base::Snapshot(snapshot) => {
+                for message in snapshot.messages() {
+                    self.send(message).await?;
+                }
+            }
+        }
+        let deltas: Deltas = BroadcastStream::new(deltas).map(Result::ok).boxed();
+        self.deltas.insert(index, deltas);
+        Ok(())
+    }
+
+    async fn send(&mut self, message: Encoded) -> Result<(), Ended> {
+        self.service.metrics.sync_bytes.inc_by(message.size() as u64);
+        self.outbox.send(Ok(message)).await.map_err(|_| Ended)
+    }
+}
