@@ -1,28 +1,24 @@
-//! `POST /v1/chat/completions` and `POST /v1/completions`: from the body to a request of a rank, and back to a response.
+//! `POST /v1/chat/completions` and `POST /v1/completions`: from the body to a request of a rank.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream;
 use serde::de::DeserializeOwned;
 
 use super::Engine;
+use super::call::Call;
 use super::reply::{Api, Reply};
-use super::respond::{ApiError, digest, insert, json_response, read_body, tell_body, tell_worker};
+use super::respond::{ApiError, digest, insert, read_body, tell_body, tell_worker};
 use crate::chat::render_input;
 use crate::clock::unix_seconds;
-use crate::generate::{self, FinishReason};
+use crate::generate;
 use crate::hash::CacheKeys;
 use crate::model::Model;
 use crate::openai::{ChatPrompt, ChatRequest, CompletionRequest, Prompt, Sampling};
-use crate::rank::InFlight;
 
 const RANK_HEADER: &str = "x-data-parallel-rank";
 
@@ -262,86 +258,4 @@ fn least_loaded(engine: &Engine) -> usize {
         })
     };
     (0..engine.ranks.len()).min_by_key(load).unwrap_or(0)
-}
-
-/// A request under way. However it ends, it is counted once.
-struct Call {
-    engine: Arc<Engine>,
-    rank: usize,
-    reply: Reply,
-    in_flight: InFlight,
-}
-
-impl Call {
-    fn new(engine: Arc<Engine>, rank: usize, reply: Reply, in_flight: InFlight) -> Self {
-        if let Some(counters) = engine.counters.get(rank) {
-            counters.received.fetch_add(1, Ordering::Relaxed);
-        }
-        Self {
-            engine,
-            rank,
-            reply,
-            in_flight,
-        }
-    }
-
-    async fn collect(mut self) -> Result<Response, ApiError> {
-        let mut cached_tokens = 0;
-        while let Some(progress) = self.in_flight.next().await {
-            cached_tokens = progress.cached_tokens;
-        }
-        if !self.in_flight.is_finished() {
-            return Err(ApiError::internal("the rank has stopped"));
-        }
-        Ok(json_response(StatusCode::OK, &self.reply.full(cached_tokens)))
-    }
-
-    fn stream(self, include_usage: bool) -> Response {
-        let start = Streaming {
-            call: self,
-            include_usage,
-            ready: VecDeque::new(),
-        };
-        let events = stream::unfold(start, |mut streaming| async move {
-            let event = streaming.next().await?;
-            Some((Ok::<_, Infallible>(event), streaming))
-        });
-        let headers = [
-            (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-            (header::CACHE_CONTROL, "no-cache"),
-        ];
-        (headers, Body::from_stream(events)).into_response()
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let Some(counters) = self.engine.counters.get(self.rank) else {
-            return;
-        };
-        let outcome = match self.reply.answer.finish_reason {
-            _ if !self.in_flight.is_finished() => &counters.aborted,
-            FinishReason::Stop => &counters.stopped,
-            FinishReason::Length => &counters.length,
-        };
-        outcome.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-struct Streaming {
-    call: Call,
-    include_usage: bool,
-    ready: VecDeque<Bytes>,
-}
-
-impl Streaming {
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            let progress = self.call.in_flight.next().await?;
-            self.ready.extend(self.call.reply.events(progress, self.include_usage));
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! The HTTP face of the engine.
 
+mod call;
 mod completions;
 mod debug;
 mod instant;
