@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use prompt::template::ContentFormat;
 use prompt::{Body, ChatTemplate, ModelText, Prompt, Shape};
@@ -13,7 +13,7 @@ use support::conversations::{Random, body};
 
 const REQUESTS: usize = 400;
 
-fn model_text(dir: &PathBuf) -> ModelText {
+fn model_text(dir: &Path) -> ModelText {
     let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap();
     let jinja = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
     ModelText::from_files(&config, jinja.as_deref()).unwrap()
