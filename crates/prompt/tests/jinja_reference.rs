@@ -50,6 +50,7 @@ fn rendered_prompts_equal_pythons() {
         } else {
             "text"
         };
+        println!("{}: content as {format}", dir.display());
         let tool_use = text.tool_use_template.clone();
         for (index, source) in [(2 * index, text.chat_template), (2 * index + 1, tool_use)] {
             let format = if index % 2 == 0 { format } else { "text" };
