@@ -20,7 +20,11 @@ pub fn receive(state: &mut State, message: &[u8]) -> Option<Vec<u8>> {
         log::info!("vm {}: the control plane is there", state.name());
     }
     state.metrics.add("sync.messages", 1);
-    match apply(state, message) {
+    let applied = apply(state, message);
+    // Loading a tokenizer takes a while, in which what was sent could not be heard.
+    let now = state.now();
+    state.link.heard(now);
+    match applied {
         Ok(answer) => answer,
         Err(problem) => {
             state.metrics.add("sync.bad_messages", 1);

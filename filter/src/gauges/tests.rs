@@ -198,7 +198,7 @@ fn gauges_are_the_sum_of_the_living() {
                     let count = living.len().max(1);
                     if let Some((vm, held)) = living.get_mut(random.draw() as usize % count) {
                         let candidate = random.draw() as usize % 2;
-                        let change = if held[candidate] > 0 && random.draw() % 2 == 0 {
+                        let change = if held[candidate] > 0 && random.draw().is_multiple_of(2) {
                             -1
                         } else {
                             1
