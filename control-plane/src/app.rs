@@ -22,6 +22,7 @@ use crate::config::{Config, EventsConfig, GatewayConfig, Listen, PoolConfig, Syn
 use crate::discovery::{Rank, Slots, fixed};
 use crate::events::zmq::Feed;
 use crate::model::{Artefact, Model};
+use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
 use crate::sync::{SyncServer, SyncService, Welcome};
 
@@ -99,12 +100,13 @@ impl App {
             max_staleness_ms,
             silence_ms,
         };
+        let filters = Filters::default();
         let welcome = Welcome {
             settings,
             artefacts,
             fleet,
         };
-        let service = SyncService::new(welcome, handles, metrics.clone(), stopped.clone());
+        let service = SyncService::new(welcome, handles, filters.clone(), metrics.clone(), stopped.clone());
         let server = SyncServer::new(service).max_decoding_message_size(proto::MAX_MESSAGE_BYTES);
         let incoming = TcpListenerStream::new(sync_listener);
         let stop_sync = wait_for_stop(stopped.clone());
@@ -124,6 +126,7 @@ impl App {
             readiness,
             metrics,
             pools: statuses.into(),
+            filters,
         });
         let stop_admin = wait_for_stop(stopped);
         servers.spawn(async move {

@@ -15,6 +15,7 @@ use router_core::hash::SequenceHash;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::sync::filters::Filters;
 use crate::sync::pool::PoolHandle;
 use metrics::Metrics;
 use readiness::Readiness;
@@ -32,6 +33,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// For `/v1/status` and `/v1/overlap`.
     pub pools: Arc<[PoolStatus]>,
+    /// For `/v1/status`.
+    pub filters: Filters,
 }
 
 /// One pool, as shown.
@@ -93,7 +96,8 @@ async fn metrics_text(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Json<Value> {
-    let pools = admin.pools.iter().map(|pool| {
+    let mut pools = Vec::with_capacity(admin.pools.len());
+    for pool in admin.pools.iter() {
         let PoolStatus {
             handle,
             ranks,
@@ -103,18 +107,22 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             template,
             inexact_because,
         } = pool;
-        json!({
+        let ranks: Vec<_> = ranks.iter().map(|rank| rank.state()).collect();
+        // Asked for after the ranks' numbers of blocks, so that this version holds them.
+        let position = handle.position().await;
+        pools.push(json!({
             "name": &*handle.name,
             "epoch": epoch.to_string(),
+            "version": position.map(|position| position.version),
             "block_size": block_size,
             "tokenizer": tokenizer,
             "template": template,
             "exact": inexact_because.is_none(),
             "inexact_because": inexact_because,
-            "ranks": ranks.iter().map(|rank| rank.state()).collect::<Vec<_>>(),
-        })
-    });
-    Json(json!({ "pools": pools.collect::<Vec<_>>() }))
+            "ranks": ranks,
+        }));
+    }
+    Json(json!({ "pools": pools, "filters": admin.filters.list() }))
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,7 @@
 //! The sync protocol's server: settings, artefacts, fleet, snapshots and deltas to every filter.
 
 pub mod codec;
+pub mod filters;
 pub mod pool;
 pub mod publisher;
 mod stream;
@@ -19,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::admin::metrics::Metrics;
 use crate::model::Artefact;
 use codec::Encoded;
+use filters::Filters;
 use pool::PoolHandle;
 
 /// The generated server: routing of the method to [`SyncService`].
@@ -47,16 +49,24 @@ pub struct Welcome {
 pub struct SyncService {
     welcome: Arc<Welcome>,
     pools: Arc<[PoolHandle]>,
+    filters: Filters,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
 }
 
 impl SyncService {
     /// Serves until `shutdown` says true.
-    pub fn new(welcome: Welcome, pools: Vec<PoolHandle>, metrics: Metrics, shutdown: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        welcome: Welcome,
+        pools: Vec<PoolHandle>,
+        filters: Filters,
+        metrics: Metrics,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             welcome: Arc::new(welcome),
             pools: pools.into(),
+            filters,
             metrics,
             shutdown,
         }

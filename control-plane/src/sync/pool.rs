@@ -43,6 +43,8 @@ pub enum Input {
     Subscribe(Option<Position>, oneshot::Sender<Start>),
     /// Leading blocks that each rank holds.
     Depths(Vec<SequenceHash>, oneshot::Sender<Depths>),
+    /// The version that holds everything told so far.
+    Position(oneshot::Sender<Position>),
 }
 
 /// One encoded delta.
@@ -134,6 +136,13 @@ impl PoolHandle {
     pub async fn depths(&self, prompt: Vec<SequenceHash>) -> Option<Depths> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Depths(prompt, reply)).await;
+        answer.await.ok()
+    }
+
+    /// The view's version with everything that the task was told before. `None` if the task has ended.
+    pub async fn position(&self) -> Option<Position> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Position(reply)).await;
         answer.await.ok()
     }
 }
@@ -232,6 +241,10 @@ impl PoolTask {
             Input::Depths(prompt, reply) => {
                 self.flush();
                 let _ = reply.send(self.view.depths(&prompt));
+            }
+            Input::Position(reply) => {
+                self.flush();
+                let _ = reply.send(self.publisher.position());
             }
         }
     }

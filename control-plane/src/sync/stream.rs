@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::SyncService;
 use super::codec::Encoded;
+use super::filters::Connected;
 use super::pool::{Base, EncodedDelta, Start};
 
 /// How long a filter may take to say hello.
@@ -63,11 +64,12 @@ impl FilterStream {
             Err(_) => return self.refuse(Status::deadline_exceeded("no hello came")).await,
         };
         tracing::info!(vm = hello.vm, version = hello.filter_version, "filter connected");
+        let listed = self.service.filters.add(&hello.vm);
         let connected = self.service.metrics.filters.clone();
         connected.inc();
         let mut shutdown = self.service.shutdown.clone();
         tokio::select! {
-            _ = self.serve(&hello) => {}
+            _ = self.serve(&hello, &listed) => {}
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
         connected.dec();
@@ -79,7 +81,7 @@ impl FilterStream {
         let _ = self.outbox.send(Err(status)).await;
     }
 
-    async fn serve(&mut self, hello: &v1::Hello) -> Result<(), Ended> {
+    async fn serve(&mut self, hello: &v1::Hello, listed: &Connected) -> Result<(), Ended> {
         let welcome = self.service.welcome.clone();
         for message in welcome.messages(&hello.artefacts) {
             self.send(message).await?;
@@ -103,7 +105,7 @@ impl FilterStream {
         loop {
             tokio::select! {
                 request = self.requests.message() => match request {
-                    Ok(Some(request)) => self.answer(request).await?,
+                    Ok(Some(request)) => self.answer(request, listed).await?,
                     Ok(None) | Err(_) => return Err(Ended),
                 },
                 Some((index, delta)) = self.deltas.next() => match delta {
@@ -118,10 +120,15 @@ impl FilterStream {
         }
     }
 
-    async fn answer(&mut self, request: v1::FromFilter) -> Result<(), Ended> {
-        let Some(FromFilter::Resync(resync)) = request.message else {
-            // Acknowledgements and repeated hellos ask for nothing.
-            return Ok(());
+    async fn answer(&mut self, request: v1::FromFilter, listed: &Connected) -> Result<(), Ended> {
+        let resync = match request.message {
+            Some(FromFilter::Resync(resync)) => resync,
+            Some(FromFilter::Ack(v1::Ack { position })) => {
+                self.note(position, listed);
+                return Ok(());
+            }
+            // A repeated hello asks for nothing.
+            _ => return Ok(()),
         };
         let Some(index) = self.service.pools.iter().position(|pool| *pool.name == resync.pool) else {
             return Ok(());
@@ -135,6 +142,15 @@ impl FilterStream {
         tracing::warn!(pool = resync.pool, reason, "filter asks for a new snapshot");
         self.service.metrics.count_resync(&resync.pool, reason);
         self.follow(index, None).await
+    }
+
+    /// Acknowledgements of pools that are not ours say nothing, and could be any number.
+    fn note(&self, position: Option<v1::PoolPosition>, listed: &Connected) {
+        if let Ok((pool, position)) = position_from_wire("ack.position", position)
+            && self.service.pools.iter().any(|known| *known.name == pool)
+        {
+            listed.ack(&pool, position);
+        }
     }
 
     /// Brings the filter up to date with one pool, and goes on from there.
