@@ -48,22 +48,11 @@ pub(crate) fn manifest(name: &str) -> Result<PathBuf> {
     existing(dir.join(name), "git checkout manifests")
 }
 
-/// A binary of the workspace: in `WARMPATH_BIN_DIR`, else beside the running executable, so of the same profile.
+/// A binary of the workspace: in `WARMPATH_BIN_DIR`, else as `scripts/build` leaves it. Always an optimized one, also
+/// for tests: without optimization a tokenizer takes half a minute to load.
 fn binary(package: &str, name: &str) -> Result<PathBuf> {
-    let dir = match from_env("WARMPATH_BIN_DIR") {
-        Some(dir) => dir,
-        None => own_profile_dir()?,
-    };
-    let release = if dir.ends_with("release") { " --release" } else { "" };
-    existing(dir.join(name), &format!("cargo build -p {package}{release}"))
-}
-
-/// `target/<profile>`; test executables are one level below, in `deps`.
-fn own_profile_dir() -> Result<PathBuf> {
-    let exe = env::current_exe()?;
-    let dir = exe.parent().unwrap_or(&exe);
-    let above_deps = dir.parent().filter(|_| dir.ends_with("deps"));
-    Ok(above_deps.unwrap_or(dir).to_owned())
+    let dir = from_env("WARMPATH_BIN_DIR").unwrap_or_else(|| workspace_root().join("target/release"));
+    existing(dir.join(name), &format!("cargo build --release -p {package}"))
 }
 
 fn existing(path: PathBuf, how_to_get_it: &str) -> Result<PathBuf> {
