@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         EnvFilter::try_from_env("WARMPATH_LOG").unwrap_or_else(|_| EnvFilter::new("info,zeromq=warn,tk_encode=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let done = match Arguments::parse().command {

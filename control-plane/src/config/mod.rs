@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use reader::{At, Mistakes, Node};
+use serde_saphyr::NonFiniteFloatPolicy;
 
 /// Longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -119,7 +120,10 @@ impl Config {
     /// # Errors
     /// With all mistakes at once.
     pub fn parse(yaml: &str, directory: &Path) -> Result<Self, ConfigError> {
-        let document: Node = serde_saphyr::from_str(yaml).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        // `.nan` and `.inf` are mistakes like others, with a place and a value.
+        let options = serde_saphyr::options! { non_finite_float_policy: NonFiniteFloatPolicy::PassThrough };
+        let document: Node = serde_saphyr::from_str_with_options(yaml, options)
+            .map_err(|error| ConfigError::Syntax(error.to_string()))?;
         let mut mistakes = Mistakes::default();
         let config = read(&At::root(&document), directory, &mut mistakes);
         match mistakes.into_lines() {

@@ -11,7 +11,7 @@ pub mod zmq;
 
 /// An engine's own name for a block: opaque, never recomputed. 64-bit integers as they are (signed ones by their
 /// bits), longer digests as the xxh3-64 of their bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineHash(pub u64);
 
 /// What an engine did to its device-tier cache.

@@ -1,0 +1,132 @@
+//! Configuration files: what they come to, and what is said about wrong ones.
+
+use std::path::Path;
+
+use control_plane::config::{Config, ConfigError};
+
+/// A directory that passes for a model's.
+fn model_dir() -> String {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::write(directory.join(file), "{}").unwrap();
+    }
+    directory.display().to_string()
+}
+
+fn mistakes(yaml: &str) -> Vec<String> {
+    match Config::parse(yaml, Path::new("/")) {
+        Err(ConfigError::Mistakes(mistakes)) => mistakes,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_example_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let yaml = std::fs::read_to_string(root.join("manifests/control-plane.yaml")).unwrap();
+    let yaml = yaml.replace("../target/models/qwen3", &model_dir());
+    let config = Config::parse(&yaml, root).unwrap();
+    assert_eq!(config.pools[0].workers.len(), 4);
+}
+
+#[test]
+fn every_key_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    // The reader lists the known keys of a map when it meets an unknown one.
+    let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\n\
+                pools: [{x: 1, routing: {x: 1}, workers: [{x: 1}]}]";
+    let lists = mistakes(yaml)
+        .into_iter()
+        .filter_map(|line| Some(line.split_once("known here: ")?.1.to_owned()));
+    let keys: Vec<String> = lists
+        .flat_map(|list| list.split(", ").map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert!(keys.len() > 25, "{keys:?}");
+    let missing: Vec<_> = keys.iter().filter(|key| !text.contains(&format!("{key}`"))).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/configuration.md says nothing about {missing:?}"
+    );
+}
+
+#[test]
+fn ranks_have_sockets_of_their_own() {
+    let yaml = format!(
+        "pools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, workers: [\
+         {{endpoint: '[::1]:80', kv_events: 'tcp://host:5557', replay: ['tcp://a:1', 'tcp://b:2'], data_parallel_size: 2}}]}}]",
+        model_dir()
+    );
+    let config = Config::parse(&yaml, Path::new("/")).unwrap();
+    let worker = &config.pools[0].workers[0];
+    assert_eq!(worker.kv_events, ["tcp://host:5557", "tcp://host:5558"]);
+    assert_eq!(worker.replay, ["tcp://a:1", "tcp://b:2"]);
+    assert_eq!(worker.endpoint.to_string(), "[::1]:80");
+}
+
+#[test]
+fn all_mistakes_are_said_at_once_with_place_value_and_cause() {
+    let yaml = "listen: {sync: localhost:1, admn: 127.0.0.1:2}
+gateway: {max_staleness: 60}
+pools:
+  - name: a
+    models: [m, m]
+    model_dir: /nowhere
+    block_size: 0
+    routing: {overlap_credit: .nan, temperature: -1, overlap_credit_decay: .inf, prefill_load_scale: much}
+    workers:
+      - {endpoint: 10.0.0.1, kv_events: 'tcp://*:5557'}
+      - {endpoint: 10.0.0.2:80, kv_events: [tcp://h:1], data_parallel_size: 2, replay: 5}
+      - {endpoint: 10.0.0.2:80, replay: 'tcp://h:2'}
+  - name: a
+    models: []
+    loras: [m]
+    workers: 7
+";
+    let found = mistakes(yaml);
+    let expected = [
+        "listen.admn (line 1): \"127.0.0.1:2\": unknown key; known here: sync, admin",
+        "listen.sync (line 1): \"localhost:1\": must be ip:port",
+        "gateway.max_staleness (line 2): 60: must be a time span with a unit",
+        "pools[0].block_size (line 7): 0: must be a whole number from 1 to 4096",
+        "pools[0].models[1] (line 5): \"m\": a model name must lead to one pool",
+        "pools[0].model_dir (line 6): /nowhere/tokenizer.json: no such file",
+        "pools[0].model_dir (line 6): /nowhere/tokenizer_config.json: no such file",
+        "pools[0].routing.overlap_credit (line 8): NaN: must be a finite number",
+        "pools[0].routing.overlap_credit_decay (line 8): inf: must be a finite number",
+        "pools[0].routing.prefill_load_scale (line 8): \"much\": must be a finite number",
+        "pools[0].routing.temperature (line 8): -1: must be a finite number",
+        "pools[0].workers[0].endpoint (line 10): \"10.0.0.1\": must be ip:port",
+        "pools[0].workers[0].kv_events (line 10): \"tcp://*:5557\": must be tcp://host:port",
+        "pools[0].workers[1].replay (line 11): 5: must be a text",
+        "pools[0].workers[2].endpoint (line 12): \"10.0.0.2:80\": another worker has this endpoint (first at pools[0].workers[1].endpoint)",
+        "pools[0].workers[2].replay (line 12): set: there is nothing to replay",
+        "pools[1].name (line 13): \"a\": the name of another pool (first at pools[0].name)",
+        "pools[1].block_size (line 13): absent: required",
+        "pools[1].models (line 14): empty: at least one model name",
+        "pools[1].loras[0] (line 15): \"m\": a model name must lead to one pool",
+        "pools[1].model_dir (line 13): absent: required",
+        "pools[1].workers (line 16): 7: must be a list",
+    ];
+    for line in expected {
+        assert!(
+            found.iter().any(|mistake| mistake.starts_with(line)),
+            "missing: {line}\nfound:\n{}",
+            found.join("\n")
+        );
+    }
+}
+
+#[test]
+fn an_empty_file_and_no_yaml() {
+    assert_eq!(mistakes("{}"), ["pools (line 1): absent: required"]);
+    assert!(matches!(
+        Config::parse("a: [", Path::new("/")),
+        Err(ConfigError::Syntax(_))
+    ));
+    assert!(matches!(
+        Config::parse("listen: {}\nlisten: {}", Path::new("/")),
+        Err(ConfigError::Syntax(_))
+    ));
+}

@@ -1,0 +1,340 @@
+//! The whole process but for `main`: engines on real sockets, filters on real streams.
+
+mod common;
+
+use common::*;
+use control_plane::app::App;
+use serde_json::json;
+
+const IMPATIENT: &str = "events: {disconnect_grace: 100ms, probe_interval: 100ms}\n";
+/// Nothing is given up or asked in the time of a test.
+const PATIENT: &str = "events: {disconnect_grace: 10m, probe_interval: 1h}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_gets_everything_and_follows() {
+    let engine = Engine::start().await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    let app = App::start(config(&model_dir("everything"), &[&engine], ""))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    filter
+        .until("blocks from before", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    assert_eq!(filter.seen[..4], ["settings", "artefact", "fleet", "snapshot"]);
+    let settings = filter.settings.unwrap();
+    assert_eq!((settings.max_staleness_ms, settings.silence_ms), (60_000, 5_000));
+    let pool = &filter.fleet.pools[0];
+    let models: Vec<_> = pool
+        .models
+        .iter()
+        .map(|model| (model.name.as_str(), model.lora.as_deref()))
+        .collect();
+    assert_eq!(models, [("tiny", None), ("tuned", Some("tuned"))]);
+    assert!(pool.kv_events);
+    let tokenizer = tokenizer::Tokenizer::from_json(&filter.artefacts[&pool.tokenizer.unwrap()]).unwrap();
+    let mut ids = Vec::new();
+    tokenizer.encode_into("!\"#", false, &mut ids).unwrap();
+    assert_eq!(ids, [0, 1, 2]);
+    let text: prompt::ModelText = serde_json::from_slice(&filter.artefacts[&pool.template.unwrap()]).unwrap();
+    prompt::ChatTemplate::compile(&text).unwrap();
+
+    engine.publish([store(&prompt(2, 5), 20)]).await;
+    filter
+        .until("new blocks", |filter| filter.depth(&prompt(2, 5), 0) == 5)
+        .await;
+    engine.publish([remove(&[21])]).await;
+    filter
+        .until("what stands below a removed block hidden", |filter| {
+            filter.depth(&prompt(2, 5), 0) == 1
+        })
+        .await;
+    assert_eq!(filter.depth(&prompt(1, 3), 0), 3);
+
+    get_until(&app, "/readyz", |ready| {
+        *ready == json!({"ready": true, "waiting_for": [], "inexact_pools": []})
+    })
+    .await;
+    let hashes: Vec<_> = hashes_of(&prompt(1, 3)).iter().map(|hash| hash.0.to_string()).collect();
+    let (_, overlap) = get(&app, &format!("/v1/overlap?pool={POOL}&hashes={}", hashes.join(","))).await;
+    let expected = json!({"pool": POOL, "overlap": [{"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3}]});
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
+    let (_, metrics) = get(&app, "/metrics").await;
+    assert!(metrics.contains("warmpath_pool_exact{pool=\"tiny\"} 1"), "{metrics}");
+    assert_eq!(get(&app, "/healthz").await, (200, "ok\n".to_owned()));
+    app.stop().await.unwrap();
+    filter.until_the_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_message_is_replayed() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("lost"), &[&engine], PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    filter
+        .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    engine.lose([remove(&[12]), store(&prompt(2, 2), 20)]).await;
+    engine.publish([store(&prompt(3, 1), 30)]).await;
+    filter
+        .until("the last message", |filter| filter.depth(&prompt(3, 1), 0) == 1)
+        .await;
+    assert_eq!((filter.depth(&prompt(1, 3), 0), filter.depth(&prompt(2, 2), 0)), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_last_message_is_found_by_asking() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("last"), &[&engine], IMPATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    filter
+        .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    engine.lose([store(&prompt(2, 2), 20)]).await;
+    filter
+        .until("the lost message", |filter| filter.depth(&prompt(2, 2), 0) == 2)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_cannot_be_replayed_leaves_no_ghost() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("gap"), &[&engine], PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    filter
+        .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    engine.lose([remove(&[10])]).await;
+    engine.forget_before(2).await;
+    engine.publish([store(&prompt(2, 2), 20)]).await;
+    filter
+        .until("the last message", |filter| filter.depth(&prompt(2, 2), 0) == 2)
+        .await;
+    assert_eq!(filter.depth(&prompt(1, 3), 0), 0);
+    let degraded = |status: &serde_json::Value| status["pools"][0]["ranks"][0]["degraded"] == "replay_too_short";
+    get_until(&app, "/v1/status", degraded).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_engine_starts_from_nothing() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("restart"), &[&engine], PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    for number in 1..4 {
+        engine
+            .publish([store(&prompt(number, 3), u64::from(number) * 10)])
+            .await;
+    }
+    filter
+        .until("the old blocks", |filter| filter.depth(&prompt(3, 3), 0) == 3)
+        .await;
+
+    // Idle after the restart: nothing tells but the replay.
+    let (events, replay) = engine.kill().await;
+    let engine = Engine::start_at(&events, &replay).await;
+    filter
+        .until("no old blocks", |filter| {
+            (1..4).all(|number| filter.depth(&prompt(number, 3), 0) == 0)
+        })
+        .await;
+
+    // Further on than the old one was, before anybody listened.
+    let (events, replay) = engine.kill().await;
+    let engine = Engine::start_at(&events, &replay).await;
+    for number in 4..9 {
+        engine
+            .publish([store(&prompt(number, 3), u64::from(number) * 10)])
+            .await;
+    }
+    filter
+        .until("the new blocks", |filter| {
+            (4..9).all(|number| filter.depth(&prompt(number, 3), 0) == 3)
+        })
+        .await;
+    let (events, replay) = engine.kill().await;
+    let engine = Engine::start_at(&events, &replay).await;
+    for number in 1..9 {
+        engine.publish([store(&prompt(number + 10, 1), 10)]).await;
+    }
+    filter
+        .until("the newest block", |filter| filter.depth(&prompt(18, 1), 0) == 1)
+        .await;
+    for number in 1..9 {
+        assert_eq!(filter.depth(&prompt(number, 3), 0), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_engine_leaves_the_view_and_the_others_stay() {
+    let engines = [Engine::start().await, Engine::start().await];
+    let app = App::start(config(&model_dir("dead"), &[&engines[0], &engines[1]], IMPATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    for engine in &engines {
+        engine.publish([store(&prompt(1, 3), 10)]).await;
+    }
+    filter
+        .until("both", |filter| {
+            [0, 1].map(|slot| filter.depth(&prompt(1, 3), slot)) == [3, 3]
+        })
+        .await;
+    let [first, second] = engines;
+    let (events, replay) = first.kill().await;
+    filter
+        .until("one", |filter| {
+            [0, 1].map(|slot| filter.depth(&prompt(1, 3), slot)) == [0, 3]
+        })
+        .await;
+    let first = Engine::start_at(&events, &replay).await;
+    first.publish([store(&prompt(2, 1), 10)]).await;
+    filter
+        .until("it is back", |filter| filter.depth(&prompt(2, 1), 0) == 1)
+        .await;
+    assert_eq!([0, 1].map(|slot| filter.depth(&prompt(1, 3), slot)), [0, 3]);
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_costs_its_message_only() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("poison"), &[&engine], PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    engine.publish([rmpv::Value::from("no event")]).await;
+    engine.publish([store_sized(&prompt(2, 2), 20, BLOCK_SIZE * 2)]).await;
+    engine.publish([store(&prompt(3, 3), 30)]).await;
+    filter
+        .until("the last message", |filter| filter.depth(&prompt(3, 3), 0) == 3)
+        .await;
+    assert_eq!((filter.depth(&prompt(1, 3), 0), filter.depth(&prompt(2, 2), 0)), (3, 0));
+    let (_, metrics) = get(&app, "/metrics").await;
+    for expected in ["reason=\"undecodable\"} 1", "reason=\"wrong_block_size\"} 1"] {
+        assert!(metrics.contains(expected), "{expected} in {metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_control_plane_is_another_epoch() {
+    let engine = Engine::start().await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    let directory = model_dir("epoch");
+    let app = App::start(config(&directory, &[&engine], "")).await.unwrap();
+    let mut filter = Filter::connect(&app).await;
+    filter
+        .until("blocks", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    let epoch = filter.fleet.pools[0].epoch;
+    app.stop().await.unwrap();
+    filter.until_the_end().await;
+
+    engine.publish([remove(&[10, 11, 12]), store(&prompt(2, 2), 20)]).await;
+    let app = App::start(config(&directory, &[&engine], "")).await.unwrap();
+    filter.connect_again(app.sync).await;
+    filter
+        .until("the new view", |filter| filter.depth(&prompt(2, 2), 0) == 2)
+        .await;
+    assert_eq!(filter.depth(&prompt(1, 3), 0), 0);
+    assert_ne!(filter.fleet.pools[0].epoch, epoch);
+    assert_eq!(
+        filter.seen[..3],
+        ["settings", "fleet", "snapshot"],
+        "artefacts are known already"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_goes_on_where_it_was_and_may_ask_anew() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("go-on"), &[&engine], "")).await.unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    filter
+        .until("blocks", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+    let mut other = Filter::connect(&app).await;
+    engine.publish([store(&prompt(2, 3), 20)]).await;
+    other
+        .until("the other has more", |other| other.depth(&prompt(2, 3), 0) == 3)
+        .await;
+    filter.connect_again(app.sync).await;
+    filter.until("more", |filter| filter.depth(&prompt(2, 3), 0) == 3).await;
+    assert_eq!(filter.seen[..3], ["settings", "fleet", "delta"]);
+
+    filter.seen.clear();
+    filter.ask_for_snapshot().await;
+    filter
+        .until("a snapshot", |filter| filter.seen.contains(&"snapshot"))
+        .await;
+    engine.publish([store(&prompt(3, 3), 30)]).await;
+    filter
+        .until("deltas after it", |filter| filter.depth(&prompt(3, 3), 0) == 3)
+        .await;
+    assert_eq!(filter.depth(&prompt(1, 3), 0), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_does_not_read_holds_up_nobody() {
+    let engine = Engine::start().await;
+    let more = "sync: {delta_interval: 1ms}\n";
+    let app = App::start(config(&model_dir("lag"), &[&engine], more)).await.unwrap();
+    let mut slow = Filter::connect(&app).await;
+    slow.until("a start", |slow| slow.seen.contains(&"snapshot")).await;
+    let mut quick = Filter::connect(&app).await;
+    // Deltas of 1 MB or so in all would still fit into buffers on the way; these do not.
+    let rounds = 1400_u32;
+    for round in 0..rounds {
+        let long = prompt(1, 600);
+        engine
+            .publish([store(&long, 10), store(&prompt(round + 2, 1), 1_000_000)])
+            .await;
+        quick
+            .until("each round", |quick| quick.depth(&prompt(round + 2, 1), 0) == 1)
+            .await;
+        engine
+            .publish([remove(&(10..610).collect::<Vec<_>>()), remove(&[1_000_000])])
+            .await;
+    }
+    engine.publish([store(&prompt(1, 7), 10)]).await;
+    quick
+        .until("the end", |quick| quick.depth(&prompt(1, 600), 0) == 7)
+        .await;
+    slow.seen.clear();
+    slow.until("the slow one catches up", |slow| slow.depth(&prompt(1, 600), 0) == 7)
+        .await;
+    assert!(slow.seen.contains(&"snapshot"));
+    assert_eq!(
+        slow.replicas[POOL].view().checksum(),
+        quick.replicas[POOL].view().checksum()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_without_a_usable_model_still_runs() {
+    let engine = Engine::start().await;
+    let directory = model_dir("inexact");
+    std::fs::write(directory.join("tokenizer.json"), "{}").unwrap();
+    let app = App::start(config(&directory, &[&engine], "")).await.unwrap();
+    let mut filter = Filter::connect(&app).await;
+    filter.until("a view", |filter| filter.seen.contains(&"snapshot")).await;
+    assert_eq!(filter.fleet.pools[0].tokenizer, None);
+    assert!(filter.fleet.pools[0].template.is_some());
+    let (_, metrics) = get(&app, "/metrics").await;
+    assert!(metrics.contains("warmpath_pool_exact{pool=\"tiny\"} 0"), "{metrics}");
+    let ready = get_until(&app, "/readyz", |ready| ready["ready"] == true).await;
+    let because = ready["inexact_pools"][0]["inexact_because"].as_str().unwrap();
+    assert!(because.contains("tokenizer.json"), "{because}");
+}
