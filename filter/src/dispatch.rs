@@ -109,7 +109,11 @@ fn set_fleet(state: &mut State, fleet: Fleet) {
 }
 
 fn load_artefacts(state: &mut State, pool: &Pool) {
+    // The tokenizer library tells of its tables at level info, in every VM.
+    let level = log::max_level();
+    log::set_max_level(level.min(log::LevelFilter::Warn));
     let tokenizer = pool.tokenizer.and_then(|id| state.artefacts.load_tokenizer(id));
+    log::set_max_level(level);
     let template = pool.template.and_then(|id| state.artefacts.load_template(id));
     for (kind, result) in [("tokenizer", tokenizer), ("chat template", template)] {
         match result {
