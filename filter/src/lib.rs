@@ -3,8 +3,9 @@
 //!
 //! In reading order: [`root`] is the plugin of one VM (configuration, tick, sync stream) and [`http`] one request.
 //! [`route`] makes a decision of a body, [`flight`] follows the decided request until it is over. [`sync`] keeps the
-//! stream to the control plane, [`artefacts`] what came over it besides fleet and views. [`gauges`] shares load
-//! between the VMs of an Envoy, by the rules of [`roster`]. [`host`] is the only file that calls the host.
+//! stream to the control plane, [`dispatch`] applies what comes over it to the [`state`], and [`artefacts`] holds what
+//! it brings besides fleet and views. [`gauges`] shares load between the VMs of an Envoy, by the rules of [`roster`].
+//! [`host`] is the only file that calls the host.
 //!
 //! Nothing here may panic: `wasm32-wasip1` aborts on panic, and that takes a worker thread's VM and every request
 //! on it down.
