@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client with a time limit on everything: bodies in pieces, streams with the time of each chunk, and
+//! A small HTTP client with a time limit on everything: bodies in pieces, streams with the time of each chunk, and
 //! hanging up early.
 
 use std::convert::Infallible;
@@ -51,6 +51,8 @@ pub enum Payload {
     Pieces(Vec<Bytes>),
     /// Piece by piece, in chunked encoding.
     Chunked(Vec<Bytes>),
+    /// As `Chunked`, with trailers after it.
+    Trailed(Vec<Bytes>, HeaderMap),
 }
 
 /// A whole response.
@@ -86,13 +88,19 @@ impl Client {
         Self::with_patience(Duration::from_secs(60))
     }
 
+    /// A client that speaks HTTP/2 from the first byte on.
+    pub fn http2() -> Self {
+        let mut client = Self::new();
+        client.inner = legacy::Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build(connector(client.patience));
+        client
+    }
+
     /// A client that waits for at most `patience` for the response head and for each chunk.
     pub fn with_patience(patience: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(patience));
         Self {
-            inner: legacy::Client::builder(TokioExecutor::new()).build(connector),
+            inner: legacy::Client::builder(TokioExecutor::new()).build(connector(patience)),
             patience,
         }
     }
@@ -150,6 +158,13 @@ impl Client {
             patience: self.patience,
         })
     }
+}
+
+fn connector(patience: Duration) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(patience));
+    connector
 }
 
 impl Default for Client {
@@ -220,16 +235,20 @@ impl Payload {
         match self {
             Self::Empty => Empty::new().boxed(),
             Self::Whole(body) => Full::new(body).boxed(),
-            Self::Pieces(pieces) | Self::Chunked(pieces) => {
-                let frames = stream::iter(pieces).then(|piece| async {
-                    // Lets the connection write what it has, so that pieces are not joined on the way out.
-                    tokio::task::yield_now().await;
-                    Ok(Frame::data(piece))
-                });
-                BodyExt::boxed(StreamBody::new(frames))
-            }
+            Self::Pieces(pieces) | Self::Chunked(pieces) => framed(pieces, None),
+            Self::Trailed(pieces, trailers) => framed(pieces, Some(trailers)),
         }
     }
+}
+
+fn framed(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Body {
+    let data = pieces.into_iter().map(Frame::data);
+    let frames = stream::iter(data.chain(trailers.map(Frame::trailers))).then(|frame| async {
+        // Lets the connection write what it has, so that pieces are not joined on the way out.
+        tokio::task::yield_now().await;
+        Ok(frame)
+    });
+    BodyExt::boxed(StreamBody::new(frames))
 }
 
 impl Streaming {

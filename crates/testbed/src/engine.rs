@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub instant: bool,
     /// Whether KV events are published.
     pub kv_events: bool,
+    /// Layout of the event batches: `array`, `map` or `mixed`.
+    pub event_format: &'static str,
 }
 
 impl Default for EngineOptions {
@@ -50,6 +52,7 @@ impl Default for EngineOptions {
             seed: 0,
             instant: false,
             kv_events: true,
+            event_format: "mixed",
         }
     }
 }
@@ -185,6 +188,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
         seed,
         instant,
         kv_events,
+        event_format,
     } = options;
     let mut args = Vec::new();
     option(&mut args, "served-model-name", MODEL);
@@ -203,6 +207,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
     option(&mut args, "inter-token-latency-ms", inter_token_latency_ms.to_string());
     option(&mut args, "max-num-seqs", max_num_seqs.to_string());
     option(&mut args, "seed", seed.to_string());
+    option(&mut args, "event-format", event_format);
     for lora in loras {
         option(&mut args, "lora", lora);
     }

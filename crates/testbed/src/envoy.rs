@@ -155,14 +155,12 @@ impl Envoy {
     /// When the admin server does not answer or the log cannot be read.
     pub async fn wasm_failures(&self) -> Result<Vec<String>> {
         let stats = self.stats().await?;
-        let count = |name: &str| stats.get(name).copied().unwrap_or(0);
-        let mut failures: Vec<_> = WASM_FAILURE_STATS
-            .iter()
-            .filter(|name| count(name) != 0)
-            .map(|name| format!("{name}: {}", count(name)))
-            .collect();
+        // `wasm.<plugin>.vm_reload*`: VMs that trapped and were, or could not be, started again.
+        let is_reload = |name: &str| name.starts_with("wasm.") && name.contains(".vm_reload");
+        let reloads = stats.iter().filter(|(name, count)| is_reload(name) && **count != 0);
+        let mut failures: Vec<_> = reloads.map(|(name, count)| format!("{name}: {count}")).collect();
         if self.options.mode == Mode::Warmpath {
-            let active = count("wasm.envoy.wasm.runtime.v8.active");
+            let active = stats.get("wasm.envoy.wasm.runtime.v8.active").copied().unwrap_or(0);
             if active < i64::try_from(self.vms())? {
                 failures.push(format!("{active} VMs, expected {}", self.vms()));
             }
@@ -207,14 +205,6 @@ impl Envoy {
         Ok((admin, format!("{host}:{port}")))
     }
 }
-
-/// Counters that stay 0 while VMs are well. Names: `source/extensions/common/wasm/stats_handler.h` in Envoy 1.40.
-const WASM_FAILURE_STATS: [&str; 4] = [
-    "wasm.envoy.wasm.runtime.v8.vm_reload_failure",
-    "wasm.envoy.wasm.runtime.v8.vm_reload_success",
-    "wasm.envoy.wasm.runtime.v8.vm_reload_backoff",
-    "wasm.remote_load_fetch_failures",
-];
 
 /// What Envoy and its wasm host log when a module traps or cannot be used.
 const WASM_FAILURE_LINES: [&str; 7] = [
