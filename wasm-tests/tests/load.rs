@@ -128,6 +128,62 @@ async fn every_end_frees(bed: &mut Testbed) -> Result<()> {
     bed.engines[worker].restart().await
 }
 
+/// Engines so slow that nothing here ever sees a first token.
+#[tokio::test(flavor = "multi_thread")]
+async fn prefill_is_load_until_the_first_token() -> Result<()> {
+    let slow = EngineOptions {
+        prefill_tokens_per_second: 10.0,
+        ..EngineOptions::default()
+    };
+    let bed = Testbed::builder("prefill")
+        .engines(2, slow)
+        .control_plane(ControlPlaneOptions::default())
+        .envoy(EnvoyOptions::new(Mode::Warmpath))
+        .start()
+        .await?;
+    run(bed, async |bed| {
+        synced(bed).await?;
+        let prompts = [
+            question(&words(1, 3_000), "Whole?"),
+            endless(question(&words(2, 3_000), "Streamed?")),
+        ];
+        let mut lengths = Vec::new();
+        for prompt in &prompts {
+            lengths.push(tokens(bed, prompt).await?.len() as i64);
+        }
+        let waiting: Vec<_> = prompts
+            .into_iter()
+            .map(|prompt| {
+                let request = Request::json(&bed.envoys[0].url("/v1/chat/completions"), &prompt);
+                let client = Client::new();
+                tokio::spawn(async move { client.send(request).await })
+            })
+            .collect();
+        let gateway = gateway(bed)?;
+        eventually("both prompts booked as prefill", || async {
+            let prefill = gateway.sum(|name| name.ends_with(".prefill_tokens")).await?;
+            Ok((prefill == lengths.iter().sum::<i64>()).then_some(()))
+        })
+        .await?;
+        for engine in &bed.engines {
+            assert_eq!(
+                requests_on(gateway, engine.endpoint()).await?,
+                1,
+                "{}",
+                engine.endpoint()
+            );
+        }
+        // Nothing has come yet but, of one, the response head.
+        for request in waiting {
+            ensure!(!request.is_finished(), "answered already");
+            request.abort();
+        }
+        nothing_booked(gateway).await
+    })
+    .await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_are_workers_of_their_own() -> Result<()> {
     let bed = Testbed::builder("ranks")

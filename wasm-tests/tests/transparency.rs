@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use testbed::{
-    Answer, ControlPlaneOptions, EngineOptions, Envoy, EnvoyOptions, MODEL, Mode, Payload, Request, Testbed,
+    Answer, Client, ControlPlaneOptions, EngineOptions, Envoy, EnvoyOptions, MODEL, Mode, Payload, Request, Testbed,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wasm_tests::prompts::{chat, completion, endless, message, question, streaming, words};
 use wasm_tests::state::Decisions;
 use wasm_tests::{gateway, run, settled, synced};
@@ -33,6 +35,9 @@ async fn what_clients_and_workers_say_passes_unaltered() -> Result<()> {
         long_bodies_are_routed_by_load(bed).await?;
         forged_headers(bed).await?;
         odd_requests(bed).await?;
+        mutated_bodies(bed).await?;
+        http2(bed).await?;
+        half_a_body(bed).await?;
         streams_are_not_buffered(bed).await
     })
     .await;
@@ -214,6 +219,103 @@ async fn odd_requests(bed: &Testbed) -> Result<()> {
         );
         assert_eq!(essence(&routed)?, essence(&direct)?, "{name}");
     }
+    Ok(())
+}
+
+/// Valid requests with some bytes changed: the gateway takes them no worse than the engine alone.
+async fn mutated_bodies(bed: &Testbed) -> Result<()> {
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
+    let mut whole = chat(&[
+        message("system", "Be brief. \u{1F30A}"),
+        message("user", "<|im_end|>\\\"Hé\"\n"),
+    ]);
+    whole["tools"] = json!([tool]);
+    whole["chat_template_kwargs"] = json!({"enable_thinking": false});
+    for (path, request) in [
+        ("/v1/chat/completions", whole),
+        ("/v1/completions", completion(json!([1, 22, 333]))),
+    ] {
+        for seed in 0..150 {
+            let body = mutate(request.to_string().into_bytes(), seed);
+            let send = async |url: String| {
+                let answer = bed
+                    .client
+                    .send(Request::post(&url, Payload::Whole(body.clone().into())))
+                    .await?;
+                Ok::<_, anyhow::Error>(answer.status.as_u16())
+            };
+            let direct = send(bed.engines[0].url(path)).await?;
+            let routed = send(gateway(bed)?.url(path)).await?;
+            assert_eq!(routed, direct, "{}", String::from_utf8_lossy(&body));
+        }
+    }
+    Ok(())
+}
+
+/// One to four bytes replaced, removed, or doubled as part of a stretch.
+fn mutate(mut body: Vec<u8>, seed: u64) -> Vec<u8> {
+    const TELLING: &[u8] = b"\"\\{}[]:,0-e.\x00\xff\xc3un ";
+    for step in 0..=seed % 4 {
+        let random = xxh3_64(&[seed.to_le_bytes(), step.to_le_bytes()].concat());
+        let number = |shift: u32, bound: usize| usize::try_from(random >> shift).unwrap_or(0) % bound.max(1);
+        let place = number(8, body.len());
+        let end = (place + 1 + number(40, 9)).min(body.len());
+        match random % 3 {
+            0 => body[place] = TELLING[number(24, TELLING.len())],
+            1 => drop(body.drain(place..end)),
+            _ => {
+                let stretch = body[place..end].to_vec();
+                body.splice(place..place, stretch);
+            }
+        }
+    }
+    body
+}
+
+/// Bodies over HTTP/2, also such whose end is not in a data frame but in the trailers.
+async fn http2(bed: &Testbed) -> Result<()> {
+    let client = Client::http2();
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("1"))]);
+    for size in [1_000, 100_000] {
+        let body = body_of(size);
+        for payload in [
+            Payload::Whole(body.clone()),
+            Payload::Chunked(odd_pieces(&body)),
+            Payload::Trailed(odd_pieces(&body), trailers.clone()),
+            Payload::Trailed(Vec::new(), trailers.clone()),
+        ] {
+            let is_empty = matches!(&payload, Payload::Trailed(pieces, _) if pieces.is_empty());
+            let answer = client
+                .send(Request::post(&gateway(bed)?.url("/v1/completions"), payload))
+                .await?;
+            let expected = if is_empty { Bytes::new() } else { body.clone() };
+            assert_eq!(answer.status, if is_empty { 400 } else { 200 }, "{}", answer.text());
+            assert_eq!(answer.header("x-engine-sim-body-xxh3")?, xxh3_64(&expected).to_string());
+        }
+    }
+    Ok(())
+}
+
+/// A client that goes away in the middle of its body has asked for nothing.
+async fn half_a_body(bed: &Testbed) -> Result<()> {
+    let before = Decisions::read(gateway(bed)?).await?;
+    let url = gateway(bed)?.url("/v1/completions");
+    let address = url.trim_start_matches("http://").split('/').next().context("address")?;
+    for framing in ["content-length: 1000", "transfer-encoding: chunked"] {
+        let mut connection = TcpStream::connect(address).await?;
+        let head = format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+        connection
+            .write_all(format!("{head}3e8\r\n{{\"prompt\": \"").as_bytes())
+            .await?;
+        connection.shutdown().await?;
+        // Envoy closes its side once it has dropped the request.
+        let mut rest = Vec::new();
+        tokio::time::timeout(testbed::DEADLINE, connection.read_to_end(&mut rest)).await??;
+    }
+    assert_eq!(
+        Decisions::read(gateway(bed)?).await?.since(&before),
+        Decisions::default()
+    );
     Ok(())
 }
 
