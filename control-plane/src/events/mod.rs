@@ -1,7 +1,7 @@
 //! KV events: from a worker's socket to a sequence of exact changes.
 //!
-//! [`zmq`] holds the sockets of one rank, [`decode`] makes events of bytes, and [`cursor`] decides what a batch with
-//! its sequence number means for what we know of the rank.
+//! [`zmq`] holds the sockets of one rank, [`cursor`] decides what a message with its sequence number means for what we
+//! know of the rank, and [`decode`] makes events of the bytes of those that count.
 
 pub mod cursor;
 pub mod decode;

@@ -27,7 +27,7 @@ const MAX_PENDING_CHANGES: usize = 20_000;
 /// Messages that wait for the pool's task.
 const QUEUE: usize = 1024;
 /// Deltas that a slow subscriber may be behind before it gets a snapshot instead.
-const MAX_BEHIND: usize = 1024;
+const MAX_BEHIND: usize = 256;
 /// Deltas kept for subscribers that come back; in bytes and in number.
 const RECENT_BYTES: usize = 8 << 20;
 const RECENT_DELTAS: usize = 4096;
