@@ -1,8 +1,9 @@
 //! The control plane: it learns what every worker caches and tells every filter.
 //!
 //! Data flows one way: socket ([`events::zmq`]) -> [`events::cursor`] (gap, replay, restart, duplicates; pure) ->
-//! [`events::decode`] (bytes to events; pure, and only for what is applied) -> [`index`] (one writer per pool; exact) -> changes of the prefix view ->
-//! [`sync::publisher`] (batched deltas) -> every filter. [`app`] wires it all up, in boot order.
+//! [`events::decode`] (bytes to events; pure, and only for what is applied) -> [`index`] (one writer per pool; exact)
+//! -> changes of the prefix view -> [`sync::publisher`] (batched deltas) -> every filter. [`app`] wires it all up, in
+//! boot order.
 
 pub mod admin;
 pub mod app;
