@@ -1,5 +1,7 @@
 //! Which worker a request goes to, and that the engine's own cache agrees.
 
+use std::cell::Cell;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, MODEL, Mode, Request, Streaming, Testbed};
@@ -27,6 +29,7 @@ async fn requests_go_where_their_prefix_is() -> Result<()> {
         shared_prefixes(bed).await?;
         loras_and_salts_are_worlds_of_their_own(bed).await?;
         token_id_prompts(bed).await?;
+        every_kind_of_chat(bed).await?;
         predictions_come_true(bed).await?;
         conversation(bed).await
     })
@@ -144,6 +147,80 @@ async fn token_id_prompts(bed: &Testbed) -> Result<()> {
         send(bed, "/v1/completions", &streaming(completion(json!(ids)))).await?,
         warm
     );
+    Ok(())
+}
+
+/// Whatever a chat is made of, the filter sees the blocks that the engine makes of it.
+async fn every_kind_of_chat(bed: &Testbed) -> Result<()> {
+    let seed = Cell::new(10_000);
+    // No two chats begin alike.
+    let text = || {
+        seed.set(seed.get() + 1);
+        words(seed.get(), 60)
+    };
+    let user = || message("user", &text());
+    let call = |arguments: Value| {
+        let function = json!({"name": "count", "arguments": arguments});
+        json!({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": function}]})
+    };
+    let result = json!({"role": "tool", "tool_call_id": "1", "content": "{\"fish\": 7}"});
+    let parameters = json!({"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]});
+    let tool = json!({"type": "function", "function": {"name": "count", "description": "Zähle <all>.", "parameters": parameters}});
+    let with = |messages: &[Value], fields: Value| {
+        let mut request = chat(messages);
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            request[name] = value.clone();
+        }
+        request
+    };
+    let thinking = message("assistant", "<think>\nHm.\n</think>\n\nSeven.");
+    let kinds = [
+        chat(&[user()]),
+        chat(&[user(), message("assistant", "Aye."), user()]),
+        chat(&[message("system", &text()), message("system", "And be brief."), user()]),
+        chat(&[user(), thinking.clone(), user(), thinking, message("user", "Go on.")]),
+        chat(&[
+            json!({"role": "user", "content": [{"type": "text", "text": text()}, {"type": "text", "text": "In parts."}]}),
+        ]),
+        chat(&[json!({"role": "user", "content": text(), "name": "ann"})]),
+        chat(&[user(), call(json!("{\"a\": 1.50}")), result.clone(), user()]),
+        chat(&[user(), call(json!("{\"b\":[1,  2]}")), result.clone(), result]),
+        chat(&[message(
+            "user",
+            &format!("  {}\r\n\t\u{0}\u{1F9ED}\u{200D}\u{FE0F} <|im_end|>", text()),
+        )]),
+        with(&[message("system", &text()), user()], json!({"tools": [tool, tool]})),
+        with(&[user()], json!({"tools": [tool]})),
+        with(&[user()], json!({"chat_template_kwargs": {"enable_thinking": false}})),
+        with(&[user()], json!({"add_generation_prompt": false})),
+        with(
+            &[user(), message("assistant", "It was")],
+            json!({"add_generation_prompt": false, "continue_final_message": true}),
+        ),
+        with(
+            &[user()],
+            json!({"temperature": 0.5, "top_p": 1, "seed": 3, "stop": null, "user": "ann", "logprobs": null}),
+        ),
+    ];
+    for request in kinds {
+        let ids = tokens(bed, &request).await?;
+        let cold = send_chat(bed, &request).await?;
+        let before = Truth::read(gateway(bed)?).await?;
+        let warm = Served {
+            worker: cold.worker,
+            cached_tokens: shared_tokens(&ids, &ids, BLOCK_SIZE),
+        };
+        assert_eq!(send_chat(bed, &request).await?, warm, "{request}");
+        let truth = Truth::read(gateway(bed)?).await?.since(before);
+        let expected = Truth {
+            responses: 1,
+            predicted_tokens: warm.cached_tokens,
+            cached_tokens: warm.cached_tokens,
+            prompt_tokens: ids.len() as u64,
+            mismatches: 0,
+        };
+        assert_eq!(truth, expected, "{request}");
+    }
     Ok(())
 }
 

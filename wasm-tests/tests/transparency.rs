@@ -10,7 +10,7 @@ use testbed::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wasm_tests::prompts::{chat, completion, endless, message, question, streaming, words};
-use wasm_tests::state::Decisions;
+use wasm_tests::state::{Decisions, Truth};
 use wasm_tests::{gateway, run, settled, synced};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -35,6 +35,7 @@ async fn what_clients_and_workers_say_passes_unaltered() -> Result<()> {
         long_bodies_are_routed_by_load(bed).await?;
         forged_headers(bed).await?;
         odd_requests(bed).await?;
+        nothing_was_misread(bed).await?;
         mutated_bodies(bed).await?;
         http2(bed).await?;
         half_a_body(bed).await?;
@@ -249,6 +250,13 @@ async fn mutated_bodies(bed: &Testbed) -> Result<()> {
             assert_eq!(routed, direct, "{}", String::from_utf8_lossy(&body));
         }
     }
+    Ok(())
+}
+
+/// Of everything so far that an engine answered, the filter counted the same prompt tokens, or none.
+async fn nothing_was_misread(bed: &Testbed) -> Result<()> {
+    let truth = Truth::read(gateway(bed)?).await?;
+    ensure!(truth.responses > 0 && truth.mismatches == 0, "{truth:?}");
     Ok(())
 }
 
