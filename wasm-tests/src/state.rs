@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::{Envoy, Testbed, eventually};
 
 const PREFIX: &str = "wasmcustom.warmpath.";
@@ -174,39 +174,89 @@ pub async fn nothing_booked(envoy: &Envoy) -> Result<()> {
 /// # Errors
 /// When that takes too long.
 pub async fn views_true(bed: &Testbed) -> Result<()> {
-    let control_plane = bed.control_plane()?;
     eventually("views that are what the engines' caches hold", || async {
-        let status = bed.client.get_json(&control_plane.url("/v1/status")).await?;
-        let pool = &status["pools"][0];
-        let pool_name = pool["name"].as_str().context("pool name")?;
-        let ranks = pool["ranks"].as_array().context("ranks")?;
-        let known: BTreeMap<(&str, u64), u64> = ranks
-            .iter()
-            .filter_map(|rank| {
-                let address = (rank["endpoint"].as_str()?, rank["dp_rank"].as_u64()?);
-                Some((address, rank["blocks"].as_u64()?))
-            })
-            .collect();
-        let mut held = BTreeMap::new();
-        for engine in &bed.engines {
-            for (rank, blocks) in (0..).zip(engine.cached_blocks(&bed.client).await?) {
-                held.insert((engine.endpoint(), rank), blocks as u64);
-            }
-        }
+        let status = Status::read(bed).await?;
+        let (known, held) = (status.index()?, held(bed).await?);
         ensure!(known == held, "the index has {known:?}, the engines have {held:?}");
-        let acked = status["filters"]
-            .as_array()
-            .context("filters")?
-            .iter()
-            .map(|filter| &filter["acked"][pool_name]);
-        let wanted = json!({"epoch": pool["epoch"], "version": pool["version"]});
-        let vms = bed.envoys.iter().map(Envoy::vms).sum::<u64>();
-        let up_to_date = acked.filter(|acked| **acked == wanted).count();
-        ensure!(
-            up_to_date as u64 == vms,
-            "{up_to_date} of {vms} VMs have acknowledged {wanted}"
-        );
+        status.ensure_acked(bed)?;
         Ok(Some(()))
     })
     .await
+}
+
+/// Blocks by endpoint and dp rank.
+pub type Blocks = BTreeMap<(String, u64), u64>;
+
+/// Blocks in the engines' caches, by their own account.
+///
+/// # Errors
+/// When an engine does not answer.
+pub async fn held(bed: &Testbed) -> Result<Blocks> {
+    let mut held = Blocks::new();
+    for engine in &bed.engines {
+        for (rank, blocks) in (0..).zip(engine.cached_blocks(&bed.client).await?) {
+            held.insert((engine.endpoint().to_owned(), rank), blocks as u64);
+        }
+    }
+    Ok(held)
+}
+
+/// The control plane's `/v1/status`, of its first pool.
+#[derive(Debug)]
+pub struct Status(Value);
+
+impl Status {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// When there is no control plane or it does not answer.
+    pub async fn read(bed: &Testbed) -> Result<Self> {
+        let url = bed.control_plane()?.url("/v1/status");
+        Ok(Self(bed.client.get_json(&url).await?))
+    }
+
+    /// Blocks in its index.
+    ///
+    /// # Errors
+    /// When the status has another shape.
+    pub fn index(&self) -> Result<Blocks> {
+        let ranks = self.pool()["ranks"].as_array().context("ranks")?;
+        let blocks = |rank: &Value| {
+            let address = (rank["endpoint"].as_str()?.to_owned(), rank["dp_rank"].as_u64()?);
+            Some((address, rank["blocks"].as_u64()?))
+        };
+        ranks
+            .iter()
+            .map(blocks)
+            .collect::<Option<_>>()
+            .context("endpoint, dp_rank, blocks")
+    }
+
+    /// Whether some rank's index is known to be incomplete.
+    pub fn is_degraded(&self) -> bool {
+        let ranks = self.pool()["ranks"].as_array();
+        ranks.into_iter().flatten().any(|rank| !rank["degraded"].is_null())
+    }
+
+    /// That every VM has the newest version of the view.
+    ///
+    /// # Errors
+    /// When not.
+    pub fn ensure_acked(&self, bed: &Testbed) -> Result<()> {
+        let pool = self.pool();
+        let name = pool["name"].as_str().context("pool name")?;
+        let newest = json!({"epoch": pool["epoch"], "version": pool["version"]});
+        let filters = self.0["filters"].as_array().context("filters")?;
+        let up_to_date = filters.iter().filter(|filter| filter["acked"][name] == newest).count() as u64;
+        let vms: u64 = bed.envoys.iter().map(Envoy::vms).sum();
+        ensure!(
+            up_to_date == vms,
+            "{up_to_date} of {vms} VMs have acknowledged {newest}"
+        );
+        Ok(())
+    }
+
+    fn pool(&self) -> &Value {
+        &self.0["pools"][0]
+    }
 }

@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub instant: bool,
     /// Whether KV events are published.
     pub kv_events: bool,
+    /// Event batches kept for replay.
+    pub replay_buffer: u32,
     /// Layout of the event batches: `array`, `map` or `mixed`.
     pub event_format: &'static str,
 }
@@ -52,6 +54,7 @@ impl Default for EngineOptions {
             seed: 0,
             instant: false,
             kv_events: true,
+            replay_buffer: 10_000,
             event_format: "mixed",
         }
     }
@@ -188,6 +191,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
         seed,
         instant,
         kv_events,
+        replay_buffer,
         event_format,
     } = options;
     let mut args = Vec::new();
@@ -207,6 +211,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
     option(&mut args, "inter-token-latency-ms", inter_token_latency_ms.to_string());
     option(&mut args, "max-num-seqs", max_num_seqs.to_string());
     option(&mut args, "seed", seed.to_string());
+    option(&mut args, "replay-buffer", replay_buffer.to_string());
     option(&mut args, "event-format", event_format);
     for lora in loras {
         option(&mut args, "lora", lora);
