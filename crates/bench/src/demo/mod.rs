@@ -10,6 +10,7 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, MODEL, Mode, Testbed};
 
 use self::drive::{Exchange, drive};
@@ -19,6 +20,11 @@ use self::workload::Workload;
 use crate::decisions::Decisions;
 use crate::percentile::rounded;
 use crate::ready::warmpath_ready;
+
+/// Weight of prefill against decode. In these engines, as in most, a block of prefill takes time of its own, while a
+/// block more to decode with takes next to none: at Dynamo's 1, one request more or less in flight would draw
+/// conversations away from their caches.
+const PREFILL_LOAD_SCALE: f64 = 4.0;
 
 /// Options of the demo.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +54,14 @@ pub(crate) struct Args {
     /// KV blocks of each engine, 16 tokens each.
     #[arg(long, default_value_t = 1800)]
     kv_blocks: u32,
+    /// Changes a setting of the control plane, as `/pools/0/routing/temperature=0.5`; repeat for several.
+    #[arg(long, value_name = "POINTER=JSON", value_parser = setting)]
+    set: Vec<(String, Value)>,
+}
+
+fn setting(text: &str) -> Result<(String, Value)> {
+    let (pointer, value) = text.split_once('=').context("no '='")?;
+    Ok((pointer.to_owned(), serde_json::from_str(value)?))
 }
 
 /// Runs the demo. With `--keep`, what still runs is handed back.
@@ -61,6 +75,7 @@ pub(crate) async fn run(args: Args) -> Result<Option<Testbed>> {
         users,
         engines,
         kv_blocks,
+        set,
     } = args;
     let workload = Workload::new(seed, conversations, users);
     // A mid-sized GPU: a prompt of 2,000 tokens takes a quarter of a second to prefill.
@@ -83,8 +98,12 @@ pub(crate) async fn run(args: Args) -> Result<Option<Testbed>> {
         Side::new(&exchanges, &bed.engines, None)?
     };
 
+    let settings = ControlPlaneOptions::default().set("/pools/0/routing/prefill_load_scale", PREFILL_LOAD_SCALE);
+    let settings = set
+        .into_iter()
+        .fold(settings, |settings, (pointer, value)| settings.set(&pointer, value));
     let bed = bed()
-        .control_plane(ControlPlaneOptions::default())
+        .control_plane(settings)
         .envoy(EnvoyOptions::new(Mode::Warmpath))
         .start()
         .await?;

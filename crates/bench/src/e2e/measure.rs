@@ -15,8 +15,9 @@ use super::cpu::cpu_time;
 use super::prompts::Prompts;
 use crate::percentile::{Sorted, rounded};
 
-/// Requests to each Envoy before those that count.
-const WARM_UP: usize = 5;
+/// How long each Envoy is kept busy before a size is measured: V8 compiles a module's busy functions anew, for speed, when
+/// they have run for a while.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// One of the Envoys.
 #[derive(Clone, Debug)]
@@ -46,6 +47,16 @@ pub(crate) struct Measured {
     busy: Duration,
 }
 
+/// Brings the Envoys to the state in which they spend their days.
+pub(crate) async fn warm_up(prompts: &Arc<Prompts>, targets: &[Target; 3], client: &Client) -> Result<()> {
+    for target in targets {
+        for novelty in [Novelty::Cold, Novelty::Known] {
+            closed_loop(novelty, Instant::now() + WARM_UP, prompts, target, client).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs a case against plain route, buffer filter and Warmpath, in this order.
 pub(crate) async fn measure(
     case: &Case,
@@ -53,9 +64,6 @@ pub(crate) async fn measure(
     targets: &[Target; 3],
     client: &Client,
 ) -> Result<[Measured; 3]> {
-    for target in targets.iter().cycle().take(WARM_UP * targets.len()) {
-        send(client, target, prompts.next(case.novelty)).await?;
-    }
     match case.load {
         Load::Low { every, requests } => low(case.novelty, every, requests, prompts, targets, client).await,
         Load::Saturated { slice, rounds } => saturated(case.novelty, slice, rounds, prompts, targets, client).await,

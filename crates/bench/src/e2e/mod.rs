@@ -20,7 +20,7 @@ use testbed::{
 };
 
 use self::case::{Case, Novelty, Size};
-use self::measure::{Target, line, measure};
+use self::measure::{Target, line, measure, warm_up};
 use self::prompts::{Prompts, Tokenize};
 use crate::decisions::Decisions;
 use crate::ready::warmpath_ready;
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let Args { quick, only, seed } = args;
     let memory = memory().await?;
     let engine = memory.engines.first().context("no engine")?;
-    let bed = start(engine).await?;
+    let bed = start(&memory.engines).await?;
     let [plain, buffered, warmpath] = &bed.envoys[..] else {
         bail!("expected three Envoys, got {}", bed.envoys.len());
     };
@@ -72,7 +72,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             continue;
         }
         let prompts = Arc::new(Prompts::new(seed, size, &tokenize).await?);
-        make_known(&prompts, engine, warmpath, &bed.client).await?;
+        make_known(&prompts, &memory.engines, warmpath, &bed.client).await?;
+        warm_up(&prompts, &targets, &bed.client).await?;
         for case in cases {
             let before = (Decisions::of(warmpath).await?, predicted_tokens(warmpath).await?);
             let measured = measure(&case, &prompts, &targets, &bed.client).await?;
@@ -101,30 +102,29 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// A simulated engine that computes prompts at once and publishes what it holds.
+/// Simulated engines that compute prompts at once and publish what they hold.
 async fn memory() -> Result<Testbed> {
     let options = EngineOptions {
         kv_blocks: 65_536,
         prefill_tokens_per_second: 1e9,
         ..EngineOptions::default()
     };
-    Testbed::builder("e2e-memory").engines(1, options).start().await
+    Testbed::builder("e2e-memory").engines(WORKERS, options).start().await
 }
 
-/// The instant workers publish nothing, so the control plane gets the events of `memory` as those of each of them.
-async fn start(memory: &Engine) -> Result<Testbed> {
+/// The instant workers publish nothing, so the control plane gets the events of the engines in `memory` as theirs.
+async fn start(memory: &[Engine]) -> Result<Testbed> {
     let worker = EngineOptions {
         instant: true,
         kv_events: false,
         ..EngineOptions::default()
     };
     let mut bed = Testbed::builder("e2e").engines(WORKERS, worker).start().await?;
-    let workers: Vec<_> = bed
-        .engines
-        .iter()
-        .map(
-            |worker| json!({"endpoint": worker.endpoint(), "kv_events": memory.kv_events(), "replay": memory.replay()}),
-        )
+    let workers = bed.engines.iter().zip(memory);
+    let workers: Vec<_> = workers
+        .map(|(worker, memory)| {
+            json!({"endpoint": worker.endpoint(), "kv_events": memory.kv_events(), "replay": memory.replay()})
+        })
         .collect();
     bed.start_control_plane(ControlPlaneOptions::default().set("/pools/0/workers", workers))
         .await?;
@@ -135,7 +135,7 @@ async fn start(memory: &Engine) -> Result<Testbed> {
 }
 
 /// Makes the known conversations known to the workers, and waits until the filter sees that and has itself read each.
-async fn make_known(prompts: &Prompts, memory: &Engine, warmpath: &Envoy, client: &Client) -> Result<()> {
+async fn make_known(prompts: &Prompts, memory: &[Engine], warmpath: &Envoy, client: &Client) -> Result<()> {
     let post = |url: String, body| async move {
         client
             .send(Request::post(&url, Payload::Whole(body)))
@@ -144,7 +144,9 @@ async fn make_known(prompts: &Prompts, memory: &Engine, warmpath: &Envoy, client
             .with_context(|| url)
     };
     for body in prompts.one_of_each_known() {
-        post(memory.url("/v1/chat/completions"), body).await?;
+        for engine in memory {
+            post(engine.url("/v1/chat/completions"), body.clone()).await?;
+        }
     }
     let (tokens, _) = prompts.mean_size(Novelty::Known);
     eventually("the known prefixes in the filter's view", || async {
