@@ -10,7 +10,7 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, MODEL, Mode, Testbed};
 
 use self::drive::{Exchange, drive};
@@ -146,11 +146,10 @@ async fn run_through(bed: &Testbed, label: &'static str, workload: &Workload) ->
 
 fn print_how_to_try(bed: &Testbed, envoy: &testbed::Envoy) {
     let url = envoy.url("/v1/chat/completions");
-    println!("Warmpath is still running; Ctrl-C ends it. Ask it something:\n");
-    println!(
-        "  curl -si {url} -H 'content-type: application/json' -d '{{\"model\":\"{MODEL}\",\"max_tokens\":24,\
-         \"messages\":[{{\"role\":\"user\",\"content\":\"Which worker has seen this before?\"}}]}}'\n"
-    );
+    println!("Warmpath is still running; Ctrl-C ends it. Ask it something, twice:\n");
+    let question = "Which worker has seen this before? It takes more than sixteen tokens to fill a block.";
+    let body = json!({"model": MODEL, "max_tokens": 24, "messages": [{"role": "user", "content": question}]});
+    println!("  curl -si {url} -H 'content-type: application/json' -d '{body}'\n");
     println!("x-engine-sim-worker names the engine, usage.prompt_tokens_details.cached_tokens what it remembered.");
     println!("Decisions: curl -s '{}'", envoy.admin_url("/stats?filter=warmpath"));
     if let Some(control_plane) = &bed.control_plane {
