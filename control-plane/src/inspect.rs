@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use prompt::{Body, Prompt, Shape};
+use prompt::{Body, BodyError, Prompt, Shape};
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use serde::Serialize;
 
@@ -31,9 +31,10 @@ pub struct Arguments {
     /// The input is a JSON array of token ids instead of a request body.
     #[arg(long)]
     pub tokens: bool,
-    /// The path that the body is sent to.
-    #[arg(long, default_value = "/v1/chat/completions")]
-    pub path: String,
+    /// The path that the body is sent to. Without it, a body with `messages` is taken for a chat request and one with
+    /// `prompt` for a text completion.
+    #[arg(long)]
+    pub path: Option<String>,
     /// The request body; `-` reads standard input.
     pub file: PathBuf,
 }
@@ -78,12 +79,25 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
     }
     let model = model.as_ref().context("--model is needed, except with --tokens")?;
     let model = Model::load(model);
-    let shape = Shape::of_path(path).with_context(|| format!("--path {path}: no prompt is known to go there"))?;
-    let body = Body::read(shape, &input).with_context(|| file.display().to_string())?;
+    let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
     let salt = body.cache_salt().map(str::to_owned);
     let (prompt, token_ids) = prompt_tokens(&model, &body)?;
     let namespace = cache_namespace.as_deref().or(salt.as_deref());
     report(prompt, token_ids, *block_size, lora.as_deref(), namespace)
+}
+
+fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>> {
+    if let Some(path) = path {
+        let shape = Shape::of_path(path).with_context(|| format!("--path {path}: no prompt is known to go there"))?;
+        return Ok(Body::read(shape, input)?);
+    }
+    match Body::read(Shape::Chat, input) {
+        Err(BodyError::NoPrompt(_)) => match Body::read(Shape::Completions, input) {
+            Err(BodyError::NoPrompt(_)) => bail!("the body has neither `messages` nor `prompt`"),
+            read => Ok(read?),
+        },
+        read => Ok(read?),
+    }
 }
 
 fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<(Option<String>, Vec<u32>)> {

@@ -1,29 +1,34 @@
-//! `warmpath inspect --tokens` against hashes that Dynamo 1.6.1 computed.
-//! `data/dynamo_hash_vectors.json`: made with the `ai-dynamo-runtime` 1.6.1 wheel, see `produced_by` in it.
+//! `warmpath inspect` against hashes that Dynamo 1.6.1 computed, and on request bodies.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use control_plane::inspect::{Arguments, Report, run};
 use serde_json::Value;
 
+const VECTORS: &str = include_str!("../../crates/router-core/tests/data/dynamo_hash_vectors.json");
+
+fn input(name: &str, content: &str) -> PathBuf {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.json", std::process::id()));
+    std::fs::write(&file, content).unwrap();
+    file
+}
+
 #[test]
 fn hashes_equal_dynamos() {
-    let vectors: Value = serde_json::from_str(include_str!("data/dynamo_hash_vectors.json")).unwrap();
+    let vectors: Value = serde_json::from_str(VECTORS).unwrap();
     let text_only = |case: &&Value| case["block_mm_infos"].is_null() && case["is_eagle"] != true;
     let cases: Vec<_> = vectors["cases"].as_array().unwrap().iter().filter(text_only).collect();
     assert!(cases.len() > 10);
     for case in cases {
         let name = case["name"].as_str().unwrap();
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.json", std::process::id()));
-        std::fs::write(&file, case["tokens"].to_string()).unwrap();
         let arguments = Arguments {
             model: None,
             block_size: case["kv_block_size"].as_u64().unwrap().try_into().unwrap(),
             lora: case["lora_name"].as_str().map(str::to_owned),
             cache_namespace: case["cache_namespace"].as_str().map(str::to_owned),
             tokens: true,
-            path: "/v1/chat/completions".to_owned(),
-            file,
+            path: None,
+            file: input(name, &case["tokens"].to_string()),
         };
         let list = |key: &str| serde_json::from_value(case[key].clone()).unwrap();
         let expected = Report {
@@ -34,4 +39,62 @@ fn hashes_equal_dynamos() {
         };
         assert_eq!(run(&arguments).unwrap(), expected, "{name}");
     }
+}
+
+/// Prompt and ids that come of a body, or the error.
+fn inspected(name: &str, path: Option<&str>, body: &str) -> Result<(Option<String>, Vec<u32>), String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let model =
+        std::env::var_os("WARMPATH_MODEL_DIR").map_or_else(|| workspace.join("target/models/qwen3"), Into::into);
+    assert!(
+        model.join("tokenizer.json").exists(),
+        "{} has no model: run scripts/setup",
+        model.display()
+    );
+    let arguments = Arguments {
+        model: Some(model),
+        block_size: 4,
+        lora: None,
+        cache_namespace: None,
+        tokens: false,
+        path: path.map(str::to_owned),
+        file: input(name, body),
+    };
+    let report = run(&arguments).map_err(|error| error.root_cause().to_string())?;
+    assert_eq!(report.sequence_hashes.len(), report.token_ids.len() / 4);
+    Ok((report.prompt, report.token_ids))
+}
+
+#[test]
+fn a_body_says_by_itself_whether_it_is_chat_or_text() {
+    let chat = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+    let rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n".to_owned();
+    // As Qwen3's own tokenizer has it: <|im_start|> is 151644, <|im_end|> 151645.
+    let ids = vec![151_644, 872, 198, 6023, 151_645, 198, 151_644, 77_091, 198];
+    assert_eq!(inspected("chat", None, chat), Ok((Some(rendered), ids)));
+
+    let text = r#"{"prompt":"hi"}"#;
+    let expected = Ok((Some("hi".to_owned()), vec![6023]));
+    assert_eq!(inspected("text", None, text), expected);
+    assert_eq!(inspected("text-by-path", Some("/v1/completions"), text), expected);
+    assert_eq!(
+        inspected("ids", None, r#"{"prompt":[1,2,3,4,5]}"#),
+        Ok((None, vec![1, 2, 3, 4, 5]))
+    );
+}
+
+#[test]
+fn what_cannot_be_inspected_says_why() {
+    let error = |path, body| inspected("bad", path, body).unwrap_err();
+    assert_eq!(error(None, "{}"), "the body has neither `messages` nor `prompt`");
+    assert_eq!(
+        error(Some("/v1/chat/completions"), r#"{"prompt":"hi"}"#),
+        "the body has no `messages`"
+    );
+    assert_eq!(
+        error(Some("/v1/models"), "{}"),
+        "--path /v1/models: no prompt is known to go there"
+    );
+    let eof = "the body is not JSON: line 1, column 1: EOF while parsing an object";
+    assert_eq!(error(None, "{"), eof);
 }
