@@ -1,11 +1,11 @@
 //! Processes that die and come back, and some that never were there.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use testbed::{Answer, ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed, eventually};
 use wasm_tests::prompts::{question, words};
 use wasm_tests::state::{Decisions, Truth, vms_disconnected};
-use wasm_tests::{gateway, run, settled, shared_tokens, synced, tokens};
+use wasm_tests::{gateway, run, run_with_casualties, settled, shared_tokens, synced, tokens};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_dies_and_comes_back_empty() -> Result<()> {
@@ -59,6 +59,31 @@ async fn a_worker_dies_and_comes_back_empty() -> Result<()> {
             (0, prompts.len() as u64 + fresh),
             "{truth:?}"
         );
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_that_lives_is_enough() -> Result<()> {
+    let bed = Testbed::builder("one-lives")
+        .engines(4, EngineOptions::default())
+        .control_plane(ControlPlaneOptions::default())
+        .envoy(EnvoyOptions::new(Mode::Warmpath))
+        .start()
+        .await?;
+    run(bed, async |bed| {
+        synced(bed).await?;
+        for dead in 0..3 {
+            bed.engines[dead].process.kill();
+        }
+        for seed in 0..40 {
+            let answer = send(bed, &question(&words(seed, 50), "Anybody?")).await?;
+            assert_eq!(bed.worker_of(&answer)?, 3);
+        }
+        let relocated = gateway(bed)?.sum(|name| name.ends_with("warmpath.relocated")).await?;
+        ensure!(relocated > 0, "all 40 were meant for the one that lives");
         Ok(())
     })
     .await;
@@ -192,6 +217,30 @@ async fn without_a_control_plane_requests_pass() -> Result<()> {
         );
         let decided = Decisions::read(gateway(bed)?).await?.since(&before);
         assert_eq!(decided, Decisions::of([("exact.ok", 1)]));
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_fleet_requests_are_refused_if_so_configured() -> Result<()> {
+    let bed = Testbed::builder("refuse")
+        .engines(1, EngineOptions::default())
+        .envoy(EnvoyOptions::new(Mode::Warmpath).plugin("no_workers", "refuse"))
+        .start()
+        .await?;
+    run_with_casualties(bed, async |bed| {
+        let url = gateway(bed)?.url("/v1/chat/completions");
+        let refused = bed.client.post_json(&url, &question("Be brief.", "Where?")).await?;
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        serde_json::from_slice::<Value>(&refused.body).context("the refusal is JSON")?;
+        // Requests that are not routed are none of the filter's business.
+        assert_eq!(bed.client.get(&gateway(bed)?.url("/v1/models")).await?.status, 200);
+        assert_eq!(
+            Decisions::read(gateway(bed)?).await?,
+            Decisions::of([("pass.no_fleet", 1)])
+        );
         Ok(())
     })
     .await;

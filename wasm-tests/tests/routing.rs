@@ -30,6 +30,7 @@ async fn requests_go_where_their_prefix_is() -> Result<()> {
         loras_and_salts_are_worlds_of_their_own(bed).await?;
         token_id_prompts(bed).await?;
         every_kind_of_chat(bed).await?;
+        a_long_prompt(bed).await?;
         predictions_come_true(bed).await?;
         conversation(bed).await
     })
@@ -221,6 +222,20 @@ async fn every_kind_of_chat(bed: &Testbed) -> Result<()> {
         };
         assert_eq!(truth, expected, "{request}");
     }
+    Ok(())
+}
+
+/// About 100,000 tokens, twice.
+async fn a_long_prompt(bed: &Testbed) -> Result<()> {
+    let request = question(&words(600, 95_000), "What was it about?");
+    let ids = tokens(bed, &request).await?;
+    ensure!((90_000..120_000).contains(&ids.len()), "{} tokens", ids.len());
+    let cold = send_chat(bed, &request).await?;
+    let warm = Served {
+        worker: cold.worker,
+        cached_tokens: shared_tokens(&ids, &ids, BLOCK_SIZE),
+    };
+    assert_eq!(send_chat(bed, &request).await?, warm);
     Ok(())
 }
 
