@@ -86,7 +86,8 @@ pub struct ChatPrompt {
     pub reasoning_effort: Option<String>,
 }
 
-/// A tool as vLLM's pydantic model dumps it: named fields first, in this order and with nulls, then the rest.
+/// A tool as vLLM 0.32 dumps it: known fields in this order, absent ones as null but for the last two, others dropped
+/// (`vllm/entrypoints/generate/base/protocol.py`, `FunctionDefinition`).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Tool {
     /// Always `function`.
@@ -94,9 +95,8 @@ pub struct Tool {
     pub r#type: String,
     /// The function.
     pub function: Function,
-    /// Whatever else came.
-    #[serde(flatten)]
-    pub extra: Map<String, Json>,
+    /// Whether the tool is to be looked for first; the function takes it over.
+    pub defer_loading: Option<bool>,
 }
 
 /// The function of a [`Tool`].
@@ -108,9 +108,10 @@ pub struct Function {
     pub description: Option<String>,
     /// JSON schema.
     pub parameters: Option<Map<String, Json>>,
-    /// Whatever else came.
-    #[serde(flatten)]
-    pub extra: Map<String, Json>,
+    /// Whether arguments must keep to the schema.
+    pub strict: Option<bool>,
+    /// As in [`Tool`].
+    pub defer_loading: Option<bool>,
 }
 
 fn function() -> String {
@@ -124,17 +125,23 @@ impl Tool {
             name,
             description,
             parameters,
-            extra,
+            strict,
+            defer_loading,
         } = self.function;
         let mut function = Map::new();
         function.insert("name".to_owned(), name.into());
         function.insert("description".to_owned(), description.into());
         function.insert("parameters".to_owned(), parameters.map_or(Json::Null, Json::Object));
-        function.extend(extra);
+        let optional = [
+            ("strict", strict),
+            ("defer_loading", defer_loading.or(self.defer_loading)),
+        ];
+        let given = |(key, value): (&str, Option<bool>)| Some((key.to_owned(), Json::Bool(value?)));
+        function.extend(optional.into_iter().filter_map(given));
         let mut tool = Map::new();
         tool.insert("type".to_owned(), self.r#type.into());
         tool.insert("function".to_owned(), function.into());
-        tool.extend(self.extra);
+        tool.extend([("defer_loading", self.defer_loading)].into_iter().filter_map(given));
         Json::Object(tool)
     }
 }
