@@ -20,7 +20,8 @@ async fn requests_go_where_their_prefix_is() -> Result<()> {
     };
     let bed = Testbed::builder("routing")
         .engines(4, engine)
-        .control_plane(ControlPlaneOptions::default())
+        // At 1, less load is needed to draw the conversation away from its worker.
+        .control_plane(ControlPlaneOptions::default().set("/pools/0/routing/prefill_load_scale", 1.0))
         .envoy(EnvoyOptions::new(Mode::Warmpath).plugin("usage_sample", 1.0))
         .start()
         .await?;

@@ -21,11 +21,6 @@ use crate::decisions::Decisions;
 use crate::percentile::rounded;
 use crate::ready::warmpath_ready;
 
-/// Weight of prefill against decode. In these engines, as in most, a block of prefill takes time of its own, while a
-/// block more to decode with takes next to none: at Dynamo's 1, one request more or less in flight would draw
-/// conversations away from their caches.
-const PREFILL_LOAD_SCALE: f64 = 4.0;
-
 /// Options of the demo.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -98,10 +93,11 @@ pub(crate) async fn run(args: Args) -> Result<Option<Testbed>> {
         Side::new(&exchanges, &bed.engines, None)?
     };
 
-    let settings = ControlPlaneOptions::default().set("/pools/0/routing/prefill_load_scale", PREFILL_LOAD_SCALE);
     let settings = set
         .into_iter()
-        .fold(settings, |settings, (pointer, value)| settings.set(&pointer, value));
+        .fold(ControlPlaneOptions::default(), |settings, (pointer, value)| {
+            settings.set(&pointer, value)
+        });
     let bed = bed()
         .control_plane(settings)
         .envoy(EnvoyOptions::new(Mode::Warmpath))
