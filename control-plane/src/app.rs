@@ -1,14 +1,14 @@
 //! The wiring, in boot order.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use proto::v1;
-use router_core::fleet::Fleet;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
@@ -18,13 +18,17 @@ use crate::admin::metrics::Metrics;
 use crate::admin::readiness::Readiness;
 use crate::admin::status::RankStatus;
 use crate::admin::{self, Admin, PoolStatus};
-use crate::config::{Config, EventsConfig, GatewayConfig, Listen, PoolConfig, SyncConfig};
+use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, PoolConfig, SyncConfig};
 use crate::discovery::{Rank, Slots, fixed};
 use crate::events::zmq::Feed;
-use crate::model::{Artefact, Model};
+use crate::fleet::{FleetTask, Member};
+use crate::model::Model;
+use crate::parity::PoolParity;
+use crate::parity::probes::probes;
+use crate::parity::task::{ParityTask, Questions, end_grace};
 use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
-use crate::sync::{SyncServer, SyncService, Welcome};
+use crate::sync::{SyncServer, SyncService};
 
 /// How long open connections may take to end on a stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -90,23 +94,33 @@ impl App {
             .await?;
         }
         let Pools {
-            fleet,
-            artefacts,
+            members,
+            changed,
             handles,
             statuses,
         } = running;
+        let (published, fleet) = watch::channel(None);
+        let task = FleetTask {
+            members,
+            changed,
+            published,
+            metrics: metrics.clone(),
+        };
+        background.spawn(task.run(readiness.hold_back("fleet: tokens of the workers")));
 
         let settings = v1::Settings {
             max_staleness_ms,
             silence_ms,
         };
         let filters = Filters::default();
-        let welcome = Welcome {
+        let service = SyncService::new(
             settings,
-            artefacts,
             fleet,
-        };
-        let service = SyncService::new(welcome, handles, filters.clone(), metrics.clone(), stopped.clone());
+            handles,
+            filters.clone(),
+            metrics.clone(),
+            stopped.clone(),
+        );
         let server = SyncServer::new(service).max_decoding_message_size(proto::MAX_MESSAGE_BYTES);
         let incoming = TcpListenerStream::new(sync_listener);
         let stop_sync = wait_for_stop(stopped.clone());
@@ -178,13 +192,14 @@ impl App {
 
 #[derive(Default)]
 struct Pools {
-    fleet: Fleet,
-    artefacts: Vec<Artefact>,
+    members: Vec<Member>,
+    /// Notified when the fleet may have to be published anew.
+    changed: Arc<Notify>,
     handles: Vec<PoolHandle>,
     statuses: Vec<PoolStatus>,
 }
 
-/// One pool: model, ranks, index task, feeds.
+/// One pool: model, ranks, index task, feeds, questions to its workers.
 async fn start_pool(
     config: PoolConfig,
     events: &EventsConfig,
@@ -198,9 +213,8 @@ async fn start_pool(
     let model = tokio::task::spawn_blocking(move || Model::load(&directory))
         .await
         .context("loading the model")?;
-    let inexact_because = model.inexact_because();
-    metrics.set_pool_exact(&config.name, inexact_because.is_none());
-    if let Some(because) = &inexact_because {
+    let unusable_because = model.inexact_because();
+    if let Some(because) = &unusable_because {
         tracing::error!(
             pool = config.name,
             because,
@@ -226,6 +240,8 @@ async fn start_pool(
     );
     background.spawn(task.run());
 
+    let connected: HashMap<SocketAddr, Arc<Notify>> =
+        ranks.iter().map(|rank| (rank.endpoint, Arc::default())).collect();
     for (rank, status) in ranks.iter().zip(&statuses) {
         let Some(endpoint) = rank.events.clone() else { continue };
         let ready = readiness.hold_back(format!("pool {}: KV events of {endpoint}", config.name));
@@ -236,10 +252,25 @@ async fn start_pool(
             replay: rank.replay.clone(),
             status: status.clone(),
             config: events.clone(),
+            connected: connected.get(&rank.endpoint).cloned().unwrap_or_default(),
         };
         background.spawn(feed.run(ready));
     }
 
+    // Without a tokenizer of our own there is nothing to compare.
+    let mode = match unusable_because {
+        None => config.parity.mode,
+        Some(_) => ParityMode::Off,
+    };
+    let endpoints = connected.keys().copied();
+    let parity = PoolParity::new(
+        &config.name,
+        mode,
+        endpoints,
+        running.changed.clone(),
+        metrics.parity(&config.name),
+    );
+    let parity = Arc::new(parity);
     let hex = |id: Option<router_core::fleet::ArtefactId>| id.map(|id| format!("{:032x}", u128::from_be_bytes(id.0)));
     running.statuses.push(PoolStatus {
         handle: handle.clone(),
@@ -248,21 +279,47 @@ async fn start_pool(
         block_size: config.block_size,
         tokenizer: hex(pool.tokenizer),
         template: hex(pool.template),
-        inexact_because,
+        unusable_because: unusable_because.clone(),
+        parity: parity.clone(),
     });
     running.handles.push(handle);
-    running.fleet.pools.push(pool);
-    let Model { tokenizer, template } = model;
-    for artefact in [
-        tokenizer.map(|(_, artefact)| artefact),
-        template.map(|(_, artefact)| artefact),
-    ] {
-        let Ok(artefact) = artefact else { continue };
-        if !running.artefacts.iter().any(|known| known.id == artefact.id) {
-            running.artefacts.push(artefact);
-        }
+    running.members.push(Member {
+        pool,
+        artefacts: model.artefacts().cloned().collect(),
+        inexact_because: unusable_because,
+        parity: parity.clone(),
+    });
+    if mode != ParityMode::Off {
+        ask_workers(&config, model, &parity, connected, background);
     }
     Ok(())
+}
+
+/// Starts to ask a pool's workers for the tokens they make.
+fn ask_workers(
+    config: &PoolConfig,
+    model: Model,
+    parity: &Arc<PoolParity>,
+    connected: HashMap<SocketAddr, Arc<Notify>>,
+    background: &mut JoinSet<()>,
+) {
+    let questions = Arc::new(Questions {
+        probes: config.models.first().map(|name| probes(name)).unwrap_or_default(),
+        model,
+        model_dir: config.model_dir.clone(),
+    });
+    for (endpoint, connected) in connected {
+        let task = ParityTask {
+            parity: parity.clone(),
+            questions: questions.clone(),
+            endpoint,
+            connected,
+            interval: Duration::from_millis(config.parity.interval_ms),
+        };
+        background.spawn(task.run());
+    }
+    let grace = Duration::from_millis(config.parity.grace_ms);
+    background.spawn(end_grace(parity.clone(), grace));
 }
 
 /// Differs between processes, so that no filter takes one's slots or versions for another's.

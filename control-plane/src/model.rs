@@ -48,6 +48,13 @@ impl Model {
         }
     }
 
+    /// What filters need of it, as far as it can be used.
+    pub fn artefacts(&self) -> impl Iterator<Item = &Artefact> {
+        let tokenizer = self.tokenizer.as_ref().ok().map(|(_, artefact)| artefact);
+        let template = self.template.as_ref().ok().map(|(_, artefact)| artefact);
+        tokenizer.into_iter().chain(template)
+    }
+
     /// Why requests of this model cannot be routed exactly; `None` if they can.
     pub fn inexact_because(&self) -> Option<String> {
         let reasons: Vec<_> = [self.tokenizer.as_ref().err(), self.template.as_ref().err()]

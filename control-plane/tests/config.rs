@@ -36,7 +36,7 @@ fn every_key_is_documented() {
     let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
     // The reader lists the known keys of a map when it meets an unknown one.
     let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\n\
-                pools: [{x: 1, routing: {x: 1}, workers: [{x: 1}]}]";
+                pools: [{x: 1, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}]";
     let lists = mistakes(yaml)
         .into_iter()
         .filter_map(|line| Some(line.split_once("known here: ")?.1.to_owned()));
@@ -75,6 +75,7 @@ pools:
     model_dir: /nowhere
     block_size: 0
     routing: {overlap_credit: .nan, temperature: -1, overlap_credit_decay: .inf, prefill_load_scale: much}
+    parity: {mode: sure, interval: 1ms}
     workers:
       - {endpoint: 10.0.0.1, kv_events: 'tcp://*:5557'}
       - {endpoint: 10.0.0.2:80, kv_events: [tcp://h:1], data_parallel_size: 2, replay: 5}
@@ -97,17 +98,19 @@ pools:
         "pools[0].routing.overlap_credit_decay (line 8): inf: must be a finite number",
         "pools[0].routing.prefill_load_scale (line 8): \"much\": must be a finite number",
         "pools[0].routing.temperature (line 8): -1: must be a finite number",
-        "pools[0].workers[0].endpoint (line 10): \"10.0.0.1\": must be ip:port",
-        "pools[0].workers[0].kv_events (line 10): \"tcp://*:5557\": must be tcp://host:port",
-        "pools[0].workers[1].replay (line 11): 5: must be a text",
-        "pools[0].workers[2].endpoint (line 12): \"10.0.0.2:80\": another worker has this endpoint (first at pools[0].workers[1].endpoint)",
-        "pools[0].workers[2].replay (line 12): set: there is nothing to replay",
-        "pools[1].name (line 13): \"a\": the name of another pool (first at pools[0].name)",
-        "pools[1].block_size (line 13): absent: required",
-        "pools[1].models (line 14): empty: at least one model name",
-        "pools[1].loras[0] (line 15): \"m\": a model name must lead to one pool",
-        "pools[1].model_dir (line 13): absent: required",
-        "pools[1].workers (line 16): 7: must be a list",
+        "pools[0].parity.mode (line 9): \"sure\": must be enforce, warn or off",
+        "pools[0].parity.interval (line 9): 1ms: must lie between 100ms and 86400000ms",
+        "pools[0].workers[0].endpoint (line 11): \"10.0.0.1\": must be ip:port",
+        "pools[0].workers[0].kv_events (line 11): \"tcp://*:5557\": must be tcp://host:port",
+        "pools[0].workers[1].replay (line 12): 5: must be a text",
+        "pools[0].workers[2].endpoint (line 13): \"10.0.0.2:80\": another worker has this endpoint (first at pools[0].workers[1].endpoint)",
+        "pools[0].workers[2].replay (line 13): set: there is nothing to replay",
+        "pools[1].name (line 14): \"a\": the name of another pool (first at pools[0].name)",
+        "pools[1].block_size (line 14): absent: required",
+        "pools[1].models (line 15): empty: at least one model name",
+        "pools[1].loras[0] (line 16): \"m\": a model name must lead to one pool",
+        "pools[1].model_dir (line 14): absent: required",
+        "pools[1].workers (line 17): 7: must be a list",
     ];
     for line in expected {
         assert!(

@@ -156,6 +156,8 @@ fn load<T>(
     read: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<Result<(), String>> {
     if loaded.contains_key(&id) {
+        // It was sent again: the fleet before this one did not name it.
+        whole.remove(&id);
         return None;
     }
     let result = read(&whole.remove(&id)?);
@@ -185,6 +187,8 @@ mod tests {
             [Some(Ok(())), None]
         );
         assert!(artefacts.template(id).is_some() && artefacts.held().contains(&id));
+        assert_eq!(artefacts.take(id, total, 0, &bytes), Ok(()));
+        assert_eq!((artefacts.load_template(id), artefacts.whole.len()), (None, 0));
         artefacts.keep(&BTreeSet::new());
         assert!(artefacts.template(id).is_none() && artefacts.held().is_empty());
     }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::index::Tally;
+use crate::parity::State;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RankLabels {
@@ -31,6 +32,12 @@ struct PoolLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolStateLabels {
+    pool: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolReasonLabels {
     pool: String,
     reason: String,
@@ -48,6 +55,8 @@ pub struct Metrics {
     replays: Family<RankReasonLabels, Counter>,
     blocks: Family<PoolReasonLabels, Counter>,
     pool_exact: Family<PoolLabels, Gauge>,
+    parity: Family<PoolStateLabels, Gauge>,
+    parity_checks: Family<PoolStateLabels, Counter>,
     snapshots: Family<PoolLabels, Counter>,
     deltas: Family<PoolLabels, Counter>,
     resyncs: Family<PoolReasonLabels, Counter>,
@@ -81,6 +90,13 @@ pub struct PoolMetrics {
     pub deltas: Counter,
 }
 
+/// What one pool counts of its workers' tokens.
+#[derive(Clone, Debug)]
+pub struct ParityMetrics {
+    all: Metrics,
+    pool: String,
+}
+
 impl Metrics {
     /// Registers everything.
     pub fn new() -> Self {
@@ -106,8 +122,13 @@ impl Metrics {
             blocks: register!("kv_blocks", "Blocks in KV events by what the index did with them"),
             pool_exact: register!(
                 "pool_exact",
-                "1 if the pool's tokenizer and template work, so that it routes exactly"
+                "1 if filters are told to route the pool exactly: its tokenizer and template work, and parity allows it"
             ),
+            parity: register!(
+                "parity",
+                "Whether workers make our tokens: 1 for the state the pool is in"
+            ),
+            parity_checks: register!("parity_checks", "Workers asked for their tokens, by outcome"),
             snapshots: register!("sync_snapshots", "Snapshots given to filters"),
             deltas: register!("sync_deltas", "Deltas made"),
             resyncs: register!("sync_resyncs", "Fresh snapshots given to a connected filter, by reason"),
@@ -143,6 +164,14 @@ impl Metrics {
             pool: pool.to_owned(),
             snapshots: self.snapshots.get_or_create_owned(&labels),
             deltas: self.deltas.get_or_create_owned(&labels),
+        }
+    }
+
+    /// The parity metrics of one pool.
+    pub fn parity(&self, pool: &str) -> ParityMetrics {
+        ParityMetrics {
+            all: self.clone(),
+            pool: pool.to_owned(),
         }
     }
 
@@ -231,6 +260,28 @@ impl PoolMetrics {
                 reason: reason.to_owned(),
             };
             self.all.blocks.get_or_create(&labels).inc_by(count);
+        }
+    }
+}
+
+impl ParityMetrics {
+    /// The state that the pool is in.
+    pub fn show(&self, state: State) {
+        for other in State::ALL {
+            let gauge = self.all.parity.get_or_create_owned(&self.labels(other.label()));
+            gauge.set((other == state).into());
+        }
+    }
+
+    /// A worker was asked.
+    pub fn count_check(&self, outcome: &'static str) {
+        self.all.parity_checks.get_or_create(&self.labels(outcome)).inc();
+    }
+
+    fn labels(&self, state: &'static str) -> PoolStateLabels {
+        PoolStateLabels {
+            pool: self.pool.clone(),
+            state,
         }
     }
 }

@@ -15,6 +15,7 @@ use router_core::hash::SequenceHash;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::parity::PoolParity;
 use crate::sync::filters::Filters;
 use crate::sync::pool::PoolHandle;
 use metrics::Metrics;
@@ -51,8 +52,17 @@ pub struct PoolStatus {
     pub tokenizer: Option<String>,
     /// As `tokenizer`.
     pub template: Option<String>,
-    /// Why requests cannot be routed exactly, if they cannot.
-    pub inexact_because: Option<String>,
+    /// Why the model cannot be used, if it cannot.
+    pub unusable_because: Option<String>,
+    /// Whether workers make our tokens.
+    pub parity: Arc<PoolParity>,
+}
+
+impl PoolStatus {
+    /// Why requests are not routed exactly, if they are not.
+    fn inexact_because(&self) -> Option<String> {
+        self.unusable_because.clone().or_else(|| self.parity.inexact_because())
+    }
 }
 
 /// The endpoints: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/overlap`.
@@ -74,7 +84,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let inexact = admin.pools.iter().filter_map(|pool| {
-        let because = pool.inexact_because.as_ref()?;
+        let because = pool.inexact_because()?;
         Some(json!({"pool": &*pool.handle.name, "inexact_because": because}))
     });
     let body = json!({
@@ -105,8 +115,10 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             block_size,
             tokenizer,
             template,
-            inexact_because,
+            unusable_because: _,
+            parity,
         } = pool;
+        let inexact_because = pool.inexact_because();
         let ranks: Vec<_> = ranks.iter().map(|rank| rank.state()).collect();
         // Asked for after the ranks' numbers of blocks, so that this version holds them.
         let position = handle.position().await;
@@ -119,6 +131,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             "template": template,
             "exact": inexact_because.is_none(),
             "inexact_because": inexact_because,
+            "parity": parity.to_json(),
             "ranks": ranks,
         }));
     }

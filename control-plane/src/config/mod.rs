@@ -3,7 +3,7 @@
 mod pool;
 mod reader;
 
-pub use pool::{PoolConfig, WorkerConfig};
+pub use pool::{ParityConfig, ParityMode, PoolConfig, WorkerConfig};
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,6 +23,8 @@ mod defaults {
     pub(super) const DISCONNECT_GRACE_MS: u64 = 5_000;
     pub(super) const PROBE_INTERVAL_MS: u64 = 10_000;
     pub(super) const DELTA_INTERVAL_MS: u64 = 5;
+    pub(super) const PARITY_GRACE_MS: u64 = 30_000;
+    pub(super) const PARITY_INTERVAL_MS: u64 = 60_000;
 }
 
 /// The whole effective configuration.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use router_core::Slot;
 use router_core::cost::CostWeights;
 
+use super::defaults;
 use super::reader::{At, Mistakes};
 
 /// Workers that serve one model.
@@ -26,8 +27,43 @@ pub struct PoolConfig {
     pub weights: CostWeights,
     /// Softmax temperature of the pick; 0 takes the cheapest.
     pub temperature: f64,
+    /// Whether workers are asked for the tokens they make.
+    pub parity: ParityConfig,
     /// At least one.
     pub workers: Vec<WorkerConfig>,
+}
+
+/// How workers are asked for the tokens they make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParityConfig {
+    /// What follows from their answers.
+    pub mode: ParityMode,
+    /// For how long the pool is routed by load while no worker has answered.
+    pub grace_ms: u64,
+    /// How often a worker is asked.
+    pub interval_ms: u64,
+}
+
+/// What follows from tokens that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParityMode {
+    /// The pool is routed by load until they do not.
+    Enforce,
+    /// It is said, and nothing else.
+    Warn,
+    /// Nobody is asked.
+    Off,
+}
+
+impl ParityMode {
+    /// As in the file.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Warn => "warn",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// One engine process.
@@ -66,7 +102,7 @@ pub(super) fn read_pools(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes)
 }
 
 fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mistakes) -> PoolConfig {
-    let [name, models, loras, model_dir, block_size, routing, workers] = at.fields(
+    let [name, models, loras, model_dir, block_size, routing, parity, workers] = at.fields(
         mistakes,
         [
             "name",
@@ -75,6 +111,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "model_dir",
             "block_size",
             "routing",
+            "parity",
             "workers",
         ],
     );
@@ -95,6 +132,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         block_size: block_size.integer(mistakes, 1..=4096, 16),
         weights,
         temperature,
+        parity: read_parity(&parity, mistakes),
         workers: read_workers(&workers, taken, mistakes),
         name: pool_name,
     }
@@ -155,6 +193,27 @@ fn read_routing(at: &At<'_>, mistakes: &mut Mistakes) -> (CostWeights, f64) {
         active_request_weight: active.weight(mistakes, default.active_request_weight),
     };
     (weights, temperature.weight(mistakes, 0.0))
+}
+
+fn read_parity(at: &At<'_>, mistakes: &mut Mistakes) -> ParityConfig {
+    let [mode, grace, interval] = at.fields(mistakes, ["mode", "grace", "interval"]);
+    ParityConfig {
+        mode: read_parity_mode(&mode, mistakes),
+        grace_ms: grace.milliseconds(mistakes, 0..=86_400_000, defaults::PARITY_GRACE_MS),
+        interval_ms: interval.milliseconds(mistakes, 100..=86_400_000, defaults::PARITY_INTERVAL_MS),
+    }
+}
+
+fn read_parity_mode(at: &At<'_>, mistakes: &mut Mistakes) -> ParityMode {
+    let modes = [ParityMode::Enforce, ParityMode::Warn, ParityMode::Off];
+    let Some(text) = at.word(mistakes) else {
+        return ParityMode::Enforce;
+    };
+    let known = modes.into_iter().find(|mode| mode.label() == text);
+    known.unwrap_or_else(|| {
+        mistakes.add(at, format!("{text:?}"), "must be enforce, warn or off");
+        ParityMode::Enforce
+    })
 }
 
 fn read_workers(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<WorkerConfig> {

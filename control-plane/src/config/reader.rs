@@ -142,6 +142,14 @@ impl<'n> At<'n> {
         }
     }
 
+    /// As [`At::text`], where `off` is among the words: YAML 1.1 takes it for false.
+    pub(super) fn word(&self, mistakes: &mut Mistakes) -> Option<&'n str> {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Bool(false)) => Some("off"),
+            _ => self.text(mistakes),
+        }
+    }
+
     /// As [`At::text`], and a mistake if absent.
     pub(super) fn required_text(&self, mistakes: &mut Mistakes) -> Option<&'n str> {
         self.require(mistakes);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::channel::mpsc::Receiver;
 use router_core::Slot;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 use zeromq::{Socket, SocketEvent, SocketRecv, SubSocket, ZmqMessage};
@@ -44,6 +45,8 @@ pub struct Feed {
     pub status: Arc<RankStatus>,
     /// Timeouts.
     pub config: EventsConfig,
+    /// Notified with every new connection: the worker may be another than before.
+    pub connected: Arc<Notify>,
 }
 
 impl Feed {
@@ -121,6 +124,7 @@ impl Feeding {
         }: Subscription,
     ) -> Result<(), Stopped> {
         self.feed.status.set_connected(true);
+        self.feed.connected.notify_one();
         tracing::info!(endpoint = self.feed.events, "subscribed to KV events");
         self.cursor.connected(&mut self.effects);
         let mut next_probe = Instant::now() + SECOND_LOOK;

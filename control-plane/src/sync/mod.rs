@@ -6,19 +6,17 @@ pub mod pool;
 pub mod publisher;
 mod stream;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1;
 use proto::v1::to_filter::Message;
-use router_core::fleet::Fleet;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::admin::metrics::Metrics;
-use crate::model::Artefact;
+use crate::fleet;
 use codec::Encoded;
 use filters::Filters;
 use pool::PoolHandle;
@@ -33,21 +31,11 @@ pub use generated::sync_server::SyncServer;
 /// Messages that wait for one subscriber; a slow one holds up nobody else.
 const OUTBOX: usize = 8;
 
-/// Everything that every stream starts with.
-#[derive(Clone)]
-pub struct Welcome {
-    /// First message.
-    pub settings: v1::Settings,
-    /// In the order in which they are sent.
-    pub artefacts: Vec<Artefact>,
-    /// Whole fleet.
-    pub fleet: Fleet,
-}
-
 /// Serves the filters' streams.
 #[derive(Clone)]
 pub struct SyncService {
-    welcome: Arc<Welcome>,
+    settings: v1::Settings,
+    fleet: fleet::Watch,
     pools: Arc<[PoolHandle]>,
     filters: Filters,
     metrics: Metrics,
@@ -55,16 +43,18 @@ pub struct SyncService {
 }
 
 impl SyncService {
-    /// Serves until `shutdown` says true.
+    /// Serves until `shutdown` says true. `settings` are every stream's first message.
     pub fn new(
-        welcome: Welcome,
+        settings: v1::Settings,
+        fleet: fleet::Watch,
         pools: Vec<PoolHandle>,
         filters: Filters,
         metrics: Metrics,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            welcome: Arc::new(welcome),
+            settings,
+            fleet,
             pools: pools.into(),
             filters,
             metrics,
@@ -88,18 +78,9 @@ impl generated::sync_server::Sync for SyncService {
     }
 }
 
-impl Welcome {
-    /// Settings, the artefacts that are not in `known`, fleet.
-    fn messages(&self, known: &[bytes::Bytes]) -> impl Iterator<Item = Encoded> {
-        let known: HashSet<&[u8]> = known.iter().map(AsRef::as_ref).collect();
-        let artefacts = self
-            .artefacts
-            .iter()
-            .filter(move |artefact| !known.contains(artefact.id.0.as_slice()));
-        let chunks = artefacts.flat_map(|artefact| pool::artefact_messages(&artefact.id.0, &artefact.content));
-        let settings = std::iter::once(Encoded::new(Message::Settings(self.settings)));
-        let fleet = std::iter::once_with(|| Encoded::new(Message::Fleet((&self.fleet).into())));
-        settings.chain(chunks).chain(fleet)
+impl SyncService {
+    fn settings(&self) -> Encoded {
+        Encoded::new(Message::Settings(self.settings))
     }
 
     fn heartbeat_interval(&self) -> Duration {

@@ -1,14 +1,18 @@
 //! One filter's stream, from its hello to its end.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt};
+use proto::fleet::artefact_id;
 use proto::v1;
 use proto::v1::from_filter::Message as FromFilter;
 use proto::v1::to_filter::Message as ToFilter;
 use proto::view::position_from_wire;
+use router_core::fleet::ArtefactId;
 use router_core::replica::Position;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Status, Streaming};
@@ -16,7 +20,8 @@ use tonic::{Status, Streaming};
 use super::SyncService;
 use super::codec::Encoded;
 use super::filters::Connected;
-use super::pool::{Base, EncodedDelta, Start};
+use super::pool::{Base, EncodedDelta, Start, artefact_messages};
+use crate::fleet::Published;
 
 /// How long a filter may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +36,8 @@ pub(super) struct FilterStream {
     requests: Streaming<v1::FromFilter>,
     outbox: mpsc::Sender<Result<Encoded, Status>>,
     deltas: StreamMap<usize, Deltas>,
+    /// Artefacts that the filter has.
+    held: HashSet<ArtefactId>,
 }
 
 /// The stream is over; nothing is left to be said.
@@ -47,6 +54,7 @@ impl FilterStream {
             requests,
             outbox,
             deltas: StreamMap::new(),
+            held: HashSet::new(),
         }
     }
 
@@ -82,32 +90,31 @@ impl FilterStream {
     }
 
     async fn serve(&mut self, hello: &v1::Hello, listed: &Connected) -> Result<(), Ended> {
-        let welcome = self.service.welcome.clone();
-        for message in welcome.messages(&hello.artefacts) {
-            self.send(message).await?;
-        }
-        let positions: Vec<(String, Position)> = hello
-            .positions
+        self.send(self.service.settings()).await?;
+        self.held = hello
+            .artefacts
             .iter()
-            .take(MAX_POSITIONS)
-            .filter_map(|position| position_from_wire("hello.positions", Some(position.clone())).ok())
+            .filter_map(|id| artefact_id("hello.artefacts", id).ok())
             .collect();
-        for index in 0..self.service.pools.len() {
-            let name = self.service.pools[index].name.clone();
-            let known = positions
-                .iter()
-                .find(|(pool, _)| **pool == *name)
-                .map(|(_, position)| *position);
-            self.follow(index, known).await?;
-        }
-        let mut heartbeat = tokio::time::interval(welcome.heartbeat_interval());
-        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut positions = Some(known_positions(hello));
+        let mut fleet = self.service.fleet.clone();
+        fleet.mark_changed();
+        let mut heartbeat = self.heartbeat();
         loop {
             tokio::select! {
                 request = self.requests.message() => match request {
                     Ok(Some(request)) => self.answer(request, listed).await?,
                     Ok(None) | Err(_) => return Err(Ended),
                 },
+                changed = fleet.changed() => {
+                    changed.map_err(|_| Ended)?;
+                    let Some(published) = fleet.borrow_and_update().clone() else { continue };
+                    self.send_fleet(&published).await?;
+                    // Views come after the fleet that their pools belong to.
+                    if let Some(positions) = positions.take() {
+                        self.follow_all(&positions).await?;
+                    }
+                }
                 Some((index, delta)) = self.deltas.next() => match delta {
                     Some(delta) => self.send(delta.message).await?,
                     None => {
@@ -118,6 +125,39 @@ impl FilterStream {
                 _ = heartbeat.tick() => self.send(Encoded::new(ToFilter::Heartbeat(v1::Heartbeat {}))).await?,
             }
         }
+    }
+
+    fn heartbeat(&self) -> Interval {
+        let period = self.service.heartbeat_interval();
+        let mut heartbeat = interval_at(Instant::now() + period, period);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat
+    }
+
+    /// The artefacts that the filter lacks, then the fleet. A filter drops artefacts that the fleet no longer names.
+    async fn send_fleet(&mut self, published: &Published) -> Result<(), Ended> {
+        for artefact in &published.artefacts {
+            if !self.held.contains(&artefact.id) {
+                for message in artefact_messages(&artefact.id.0, &artefact.content) {
+                    self.send(message).await?;
+                }
+            }
+        }
+        self.held = published.artefacts.iter().map(|artefact| artefact.id).collect();
+        self.send(Encoded::new(ToFilter::Fleet((&published.fleet).into())))
+            .await
+    }
+
+    async fn follow_all(&mut self, positions: &[(String, Position)]) -> Result<(), Ended> {
+        for index in 0..self.service.pools.len() {
+            let name = self.service.pools[index].name.clone();
+            let known = positions
+                .iter()
+                .find(|(pool, _)| **pool == *name)
+                .map(|(_, position)| *position);
+            self.follow(index, known).await?;
+        }
+        Ok(())
     }
 
     async fn answer(&mut self, request: v1::FromFilter, listed: &Connected) -> Result<(), Ended> {
@@ -179,4 +219,12 @@ impl FilterStream {
         self.service.metrics.sync_bytes.inc_by(message.size() as u64);
         self.outbox.send(Ok(message)).await.map_err(|_| Ended)
     }
+}
+
+/// Where the filter's views stand from an earlier stream.
+fn known_positions(hello: &v1::Hello) -> Vec<(String, Position)> {
+    let positions = hello.positions.iter().take(MAX_POSITIONS);
+    positions
+        .filter_map(|position| position_from_wire("hello.positions", Some(position.clone())).ok())
+        .collect()
 }

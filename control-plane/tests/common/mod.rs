@@ -253,20 +253,26 @@ pub(crate) fn model_dir(name: &str) -> PathBuf {
     directory
 }
 
-/// A configuration with one worker for each engine. `more`: further top-level YAML.
+/// A configuration with one worker for each engine, that nobody asks for tokens. `more`: further top-level YAML.
 pub(crate) fn config(directory: &Path, engines: &[&Engine], more: &str) -> Config {
     let workers: Vec<_> = engines
         .iter()
         .enumerate()
         .map(|(index, Engine { events, replay, .. })| {
-            format!("      - {{endpoint: 10.0.0.{index}:8000, kv_events: '{events}', replay: '{replay}'}}\n")
+            format!("{{endpoint: 10.0.0.{index}:8000, kv_events: '{events}', replay: '{replay}'}}")
         })
         .collect();
+    config_of(directory, &workers, "{mode: off}", more)
+}
+
+/// A configuration with these workers and this parity, in YAML.
+pub(crate) fn config_of(directory: &Path, workers: &[String], parity: &str, more: &str) -> Config {
     let directory = directory.display();
     let yaml = format!(
         "listen: {{sync: 127.0.0.1:0, admin: 127.0.0.1:0}}\n{more}pools:\n  - name: {POOL}\n    models: [tiny]\n    \
-         loras: [tuned]\n    model_dir: {directory}\n    block_size: {BLOCK_SIZE}\n    workers:\n{}",
-        workers.concat()
+         loras: [tuned]\n    model_dir: {directory}\n    block_size: {BLOCK_SIZE}\n    parity: {parity}\n    \
+         workers: [{}]\n",
+        workers.join(", ")
     );
     Config::parse(&yaml, Path::new("/")).unwrap()
 }
@@ -278,7 +284,7 @@ pub(crate) struct Filter {
     pub(crate) fleet: Fleet,
     pub(crate) artefacts: BTreeMap<ArtefactId, Vec<u8>>,
     pub(crate) replicas: HashMap<String, Replica>,
-    /// Kinds of messages, in order, runs of the same kind as one.
+    /// Kinds of messages but heartbeats, in order, runs of the same kind as one.
     pub(crate) seen: Vec<&'static str>,
     stream: Option<(mpsc::Sender<v1::FromFilter>, Streaming<v1::ToFilter>)>,
 }
@@ -378,6 +384,13 @@ impl Filter {
                         "artefacts come before the fleet"
                     );
                 }
+                // As the real one does.
+                let pools = self.fleet.pools.iter();
+                let named: Vec<_> = pools
+                    .flat_map(|pool| [pool.tokenizer, pool.template])
+                    .flatten()
+                    .collect();
+                self.artefacts.retain(|id, _| named.contains(id));
                 "fleet"
             }
             Message::Artefact(chunk) => {
@@ -394,7 +407,7 @@ impl Filter {
             Message::SnapshotPart(part) => self.apply(part.try_into().unwrap(), "snapshot"),
             Message::SnapshotEnd(end) => self.apply(end.into(), "snapshot"),
             Message::Delta(delta) => self.apply(delta.try_into().unwrap(), "delta"),
-            Message::Heartbeat(v1::Heartbeat {}) => "heartbeat",
+            Message::Heartbeat(v1::Heartbeat {}) => return true,
         };
         if self.seen.last() != Some(&kind) {
             self.seen.push(kind);

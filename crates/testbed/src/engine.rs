@@ -36,6 +36,8 @@ pub struct EngineOptions {
     pub kv_events: bool,
     /// Event batches kept for replay.
     pub replay_buffer: u32,
+    /// Hugging Face directory of what it serves; `None`: as everybody's.
+    pub model_dir: Option<PathBuf>,
     /// Layout of the event batches: `array`, `map` or `mixed`.
     pub event_format: &'static str,
 }
@@ -55,6 +57,7 @@ impl Default for EngineOptions {
             instant: false,
             kv_events: true,
             replay_buffer: 10_000,
+            model_dir: None,
             event_format: "mixed",
         }
     }
@@ -109,6 +112,15 @@ impl Engine {
         let name = self.process.name().to_owned();
         (self.process, self.listening) = launch(&name, &self.options, &self.listening, &self.run_dir).await?;
         Ok(())
+    }
+
+    /// As [`Self::restart`], as another engine.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn replace(&mut self, options: EngineOptions) -> Result<()> {
+        self.options = options;
+        self.restart().await
     }
 
     /// `host:port` of its HTTP server: how Envoy's cluster, the control plane and `x-engine-sim-worker` name it.
@@ -192,6 +204,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
         instant,
         kv_events,
         replay_buffer,
+        model_dir,
         event_format,
     } = options;
     let mut args = Vec::new();
@@ -219,7 +232,8 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
     if *instant {
         args.push("--instant".into());
     } else {
-        option(&mut args, "model-dir", artefacts::model_dir()?);
+        let model_dir = model_dir.clone().map_or_else(artefacts::model_dir, Ok)?;
+        option(&mut args, "model-dir", model_dir);
     }
     if !kv_events {
         args.push("--no-kv-events".into());

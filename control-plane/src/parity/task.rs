@@ -1,0 +1,147 @@
+//! One worker's task: asks, and asks again whenever the worker may be another than before.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::compare::{first_difference, our_ids};
+use super::probes::Probe;
+use super::vocabulary::Vocabulary;
+use super::worker::{Answer, Worker};
+use super::{LeftOut, PoolParity, Verdict};
+use crate::model::Model;
+
+/// Pause after an attempt that came to nothing: doubles from the first to the last. Short, as until then the pool is
+/// routed by load.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Everything that all workers of a pool are asked, and what it is compared with.
+pub struct Questions {
+    /// In this order.
+    pub probes: Vec<Probe>,
+    /// What our ids are made with.
+    pub model: Model,
+    /// Where it comes from, to show tokens as text.
+    pub model_dir: PathBuf,
+}
+
+/// One worker to ask.
+pub struct ParityTask {
+    /// Its pool.
+    pub parity: Arc<PoolParity>,
+    /// What to ask.
+    pub questions: Arc<Questions>,
+    /// Its HTTP endpoint.
+    pub endpoint: SocketAddr,
+    /// Notified when it was connected to anew: it may have been restarted with another model.
+    pub connected: Arc<Notify>,
+    /// After this time it is asked again in any case.
+    pub interval: Duration,
+}
+
+impl ParityTask {
+    /// Runs for ever.
+    pub async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let wait = match self.check().await {
+                Ok(verdict) => {
+                    self.parity.judge(self.endpoint, verdict);
+                    pause = FIRST_PAUSE;
+                    self.interval
+                }
+                Err(trouble) => {
+                    self.parity.note_trouble(self.endpoint, trouble);
+                    let longer = (pause * 2).min(LONGEST_PAUSE);
+                    std::mem::replace(&mut pause, longer)
+                }
+            };
+            if timeout(wait, self.connected.notified()).await.is_ok() {
+                // Its HTTP server may come up long after its event socket.
+                pause = FIRST_PAUSE;
+            }
+        }
+    }
+
+    /// Asks everything once.
+    async fn check(&self) -> Result<Verdict, String> {
+        let worker = Worker::new(self.endpoint);
+        let (mut compared, mut left_out) = (0, Vec::new());
+        for probe in &self.questions.probes {
+            match self.compare(&worker, probe).await? {
+                Compared::Equal => compared += 1,
+                Compared::Not(because) => left_out.push(LeftOut {
+                    probe: probe.name,
+                    because,
+                }),
+                Compared::Over(verdict) => return Ok(verdict),
+            }
+        }
+        Ok(match left_out.first() {
+            Some(first) if compared == 0 => Verdict::Unverified {
+                because: format!(
+                    "no probe could be compared; the first, {}: {}",
+                    first.probe, first.because
+                ),
+            },
+            _ => Verdict::Equal { compared, left_out },
+        })
+    }
+
+    /// Asks one thing. A difference counts if it is there twice: in between, the day may have changed that a template
+    /// writes down.
+    async fn compare(&self, worker: &Worker, probe: &Probe) -> Result<Compared, String> {
+        let mut difference = None;
+        for _ in 0..2 {
+            let ours = self.our_ids(probe);
+            let theirs = match worker.ask(probe).await? {
+                Answer::Tokens(tokens) => tokens,
+                Answer::Refused(because) => return Ok(Compared::Not(because)),
+                Answer::CannotBeAsked(because) => return Ok(Compared::Over(Verdict::Unverified { because })),
+            };
+            let ours = match ours {
+                Ok(ids) => ids,
+                // Such requests are routed by load anyhow.
+                Err(reason) => return Ok(Compared::Not(format!("not routed exactly: {reason}"))),
+            };
+            let vocabulary = || Vocabulary::load(&self.questions.model_dir);
+            difference = first_difference(probe.name, &ours, &theirs, vocabulary);
+            if difference.is_none() {
+                return Ok(Compared::Equal);
+            }
+        }
+        Ok(difference.map_or(Compared::Equal, |difference| {
+            let difference = Box::new(difference);
+            Compared::Over(Verdict::Unequal { difference })
+        }))
+    }
+
+    fn our_ids(&self, probe: &Probe) -> Result<Vec<u32>, String> {
+        let Questions { model, .. } = &*self.questions;
+        if let Ok((template, _)) = &model.template {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            template.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+        our_ids(model, probe)
+    }
+}
+
+/// What became of one probe.
+enum Compared {
+    Equal,
+    /// One side cannot do it.
+    Not(String),
+    /// No further one is needed.
+    Over(Verdict),
+}
+
+/// Ends a pool's grace when it is over.
+pub async fn end_grace(parity: Arc<PoolParity>, grace: Duration) {
+    sleep(grace).await;
+    parity.end_grace();
+}
