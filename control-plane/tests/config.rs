@@ -74,6 +74,7 @@ pools:
     models: [m, m]
     model_dir: /nowhere
     block_size: 0
+    inject_tokens: yes please
     routing: {overlap_credit: .nan, temperature: -1, overlap_credit_decay: .inf, prefill_load_scale: much}
     parity: {mode: sure, interval: 1ms}
     workers:
@@ -94,23 +95,24 @@ pools:
         "pools[0].models[1] (line 5): \"m\": a model name must lead to one pool",
         "pools[0].model_dir (line 6): /nowhere/tokenizer.json: no such file",
         "pools[0].model_dir (line 6): /nowhere/tokenizer_config.json: no such file",
-        "pools[0].routing.overlap_credit (line 8): NaN: must be a finite number",
-        "pools[0].routing.overlap_credit_decay (line 8): inf: must be a finite number",
-        "pools[0].routing.prefill_load_scale (line 8): \"much\": must be a finite number",
-        "pools[0].routing.temperature (line 8): -1: must be a finite number",
-        "pools[0].parity.mode (line 9): \"sure\": must be enforce, warn or off",
-        "pools[0].parity.interval (line 9): 1ms: must lie between 100ms and 86400000ms",
-        "pools[0].workers[0].endpoint (line 11): \"10.0.0.1\": must be ip:port",
-        "pools[0].workers[0].kv_events (line 11): \"tcp://*:5557\": must be tcp://host:port",
-        "pools[0].workers[1].replay (line 12): 5: must be a text",
-        "pools[0].workers[2].endpoint (line 13): \"10.0.0.2:80\": another worker has this endpoint (first at pools[0].workers[1].endpoint)",
-        "pools[0].workers[2].replay (line 13): set: there is nothing to replay",
-        "pools[1].name (line 14): \"a\": the name of another pool (first at pools[0].name)",
-        "pools[1].block_size (line 14): absent: required",
-        "pools[1].models (line 15): empty: at least one model name",
-        "pools[1].loras[0] (line 16): \"m\": a model name must lead to one pool",
-        "pools[1].model_dir (line 14): absent: required",
-        "pools[1].workers (line 17): 7: must be a list",
+        "pools[0].inject_tokens (line 8): \"yes please\": must be true or false",
+        "pools[0].routing.overlap_credit (line 9): NaN: must be a finite number",
+        "pools[0].routing.overlap_credit_decay (line 9): inf: must be a finite number",
+        "pools[0].routing.prefill_load_scale (line 9): \"much\": must be a finite number",
+        "pools[0].routing.temperature (line 9): -1: must be a finite number",
+        "pools[0].parity.mode (line 10): \"sure\": must be enforce, warn or off",
+        "pools[0].parity.interval (line 10): 1ms: must lie between 100ms and 86400000ms",
+        "pools[0].workers[0].endpoint (line 12): \"10.0.0.1\": must be ip:port",
+        "pools[0].workers[0].kv_events (line 12): \"tcp://*:5557\": must be tcp://host:port",
+        "pools[0].workers[1].replay (line 13): 5: must be a text",
+        "pools[0].workers[2].endpoint (line 14): \"10.0.0.2:80\": another worker has this endpoint (first at pools[0].workers[1].endpoint)",
+        "pools[0].workers[2].replay (line 14): set: there is nothing to replay",
+        "pools[1].name (line 15): \"a\": the name of another pool (first at pools[0].name)",
+        "pools[1].block_size (line 15): absent: required",
+        "pools[1].models (line 16): empty: at least one model name",
+        "pools[1].loras[0] (line 17): \"m\": a model name must lead to one pool",
+        "pools[1].model_dir (line 15): absent: required",
+        "pools[1].workers (line 18): 7: must be a list",
     ];
     for line in expected {
         assert!(

@@ -37,6 +37,11 @@ pub fn request_body(size: usize) -> Vec<u8> {
     buffer(BufferType::HttpRequestBody, size)
 }
 
+/// Replaces the request body that is held, `size` bytes of it. Where and when [`request_body`] may be called.
+pub fn set_request_body(size: usize, body: &[u8]) {
+    let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, body);
+}
+
 /// The chunk of the response that a response body callback announced.
 pub fn response_chunk(size: usize) -> Vec<u8> {
     buffer(BufferType::HttpResponseBody, size)

@@ -9,7 +9,7 @@ use crate::flight::Flight;
 use crate::headers::{DATA_PARALLEL_RANK, DESTINATION, FORGEABLE, destinations};
 use crate::host;
 use crate::random;
-use crate::route::{Routed, Seen, route};
+use crate::route::{NewBody, Routed, Seen, route};
 use crate::state::{SharedState, State};
 use prompt::{Shape, UsageReader};
 use proxy_wasm::traits::{Context, HttpContext};
@@ -54,7 +54,7 @@ impl Request {
         let state = &mut *state;
         let now = state.now();
         sign(state, now);
-        let routed = route(state, shape, seen);
+        let mut routed = route(state, shape, seen);
         let footing = routed.decision.footing;
         state.metrics.decided(footing);
         let nobody = footing.rung == Rung::Pass && matches!(footing.reason, "no_fleet" | "no_workers");
@@ -63,6 +63,9 @@ impl Request {
             return Action::Pause;
         }
         name_worker(state, &routed);
+        if let (Seen::Body(sent), Some(body)) = (seen, routed.body.take()) {
+            send_instead(state, sent.len(), &body);
+        }
         if let Some(flight) = Flight::start(state, routed) {
             self.phase = Phase::InFlight(flight);
         }
@@ -252,6 +255,19 @@ fn name_worker(state: &State, routed: &Routed) {
     }
     if let Some(rank) = rank {
         host::set_request_header(DATA_PARALLEL_RANK, &rank.to_string());
+    }
+}
+
+/// Replaces the body that is held, of `held` bytes.
+fn send_instead(state: &mut State, held: usize, body: &NewBody) {
+    let (counter, body) = match body {
+        NewBody::WithTokens(body) => ("tokens.injected", body),
+        NewBody::WithoutTokens(body) => ("tokens.removed", body),
+    };
+    state.metrics.add(counter, 1);
+    host::set_request_body(held, body);
+    if host::request_header("content-length").is_some() {
+        host::set_request_header("content-length", &body.len().to_string());
     }
 }
 

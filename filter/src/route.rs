@@ -2,6 +2,7 @@
 
 use crate::artefacts::Artefacts;
 use crate::state::State;
+use prompt::token_data::Splice;
 use prompt::{Body, Prompt as PromptText, Shape};
 use router_core::Millis;
 use router_core::fleet::Pool;
@@ -41,17 +42,32 @@ pub struct Routed {
     pub input_tokens: u64,
     /// Whether a response's usage can be held against the prediction: the prompt is known, and is the only one.
     pub comparable: bool,
+    /// The body to send in place of the client's: with the prompt's token ids in it, or without the client's own.
+    pub body: Option<NewBody>,
+}
+
+/// What workers get in place of what the client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NewBody {
+    /// With the prompt's token ids.
+    WithTokens(Vec<u8>),
+    /// Without the token ids that the client put in, as there are none of ours.
+    WithoutTokens(Vec<u8>),
 }
 
 /// A prompt as far as it was understood.
 struct Reading {
     input_tokens: u64,
+    /// Whether the pool's workers take token ids.
+    inject_tokens: bool,
     known: Result<Blocks, &'static str>,
 }
 
 struct Blocks {
     hashes: Vec<SequenceHash>,
     only_prompt: bool,
+    /// Of a prompt that came as text, for workers that want them.
+    tokens: Option<Vec<u32>>,
 }
 
 /// Decides. Never fails: whatever is wrong with the request is the reason for a lower rung.
@@ -79,6 +95,10 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         },
     };
     let decision = state.router.decide(&pool, prompt, &loads, now, seed);
+    let body = match seen {
+        Seen::Body(body) if reading.inject_tokens => new_body(body, &reading.known),
+        _ => None,
+    };
     let comparable = reading.known.as_ref().is_ok_and(|blocks| blocks.only_prompt) && decision.view.is_some();
     Routed {
         decision,
@@ -86,6 +106,19 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         blocks: reading.known.map(|blocks| blocks.hashes).unwrap_or_default(),
         input_tokens: reading.input_tokens,
         comparable,
+        body,
+    }
+}
+
+/// The request body for workers that take token ids. Batches and prompts of token ids go out as they came.
+fn new_body(body: &[u8], known: &Result<Blocks, &'static str>) -> Option<NewBody> {
+    match known {
+        Ok(Blocks {
+            tokens: Some(tokens), ..
+        }) => Splice::token_data(body, tokens)?.apply(body).map(NewBody::WithTokens),
+        Ok(_) => None,
+        // A worker cannot tell the client's token ids from ours, and would take them for the prompt.
+        Err(_) => Splice::no_token_data(body)?.apply(body).map(NewBody::WithoutTokens),
     }
 }
 
@@ -101,6 +134,7 @@ fn passed(reason: &'static str, seed: u64) -> Routed {
         blocks: Vec::new(),
         input_tokens: 0,
         comparable: false,
+        body: None,
     }
 }
 
@@ -120,24 +154,31 @@ impl<'s> Knowledge<'s> {
             return Err("no_fleet");
         }
         let body = match seen {
-            Seen::Nothing { reason, bytes } => return Ok((only_pool(router, reason)?, guess(reason, bytes))),
+            Seen::Nothing { reason, bytes } => {
+                let pool = only_pool(router, reason)?;
+                return Ok((pool, guess(pool, reason, bytes)));
+            }
             Seen::Body(body) => body,
         };
         let bytes = body.len() as u64;
         if body.len() > self.max_prompt_bytes {
             let reason = "prompt_too_large";
             let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
-            return Ok((pool, guess(reason, bytes)));
+            return Ok((pool, guess(pool, reason, bytes)));
         }
         let body = match Body::read(shape, body) {
             Ok(body) => body,
             // The worker will say what is wrong with it.
-            Err(error) => return Ok((only_pool(router, error.reason())?, guess(error.reason(), bytes))),
+            Err(error) => {
+                let pool = only_pool(router, error.reason())?;
+                return Ok((pool, guess(pool, error.reason(), bytes)));
+            }
         };
         let (pool, lora) = pool_of(router, body.model(), "no_model")?;
         let reading = match router.exactness(&pool.name, now) {
-            Ok(_) => understand(self.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(reason, bytes)),
-            Err(reason) => guess(reason, bytes),
+            // Workers that want the token ids want them also where load decides.
+            Err(reason) if !pool.inject_tokens => guess(pool, reason, bytes),
+            _ => understand(self.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(pool, reason, bytes)),
         };
         Ok((pool, reading))
     }
@@ -177,14 +218,14 @@ fn understand(
     body: &Body<'_>,
     now: Millis,
 ) -> Result<Reading, &'static str> {
-    let tokenizer = pool.tokenizer.and_then(|id| artefacts.tokenizer(id));
+    let tokenizer = artefacts.tokenizer(pool.tokenizer.ok_or("no_tokenizer")?);
     let tokenizer = tokenizer.ok_or("tokenizer_unusable")?;
     let template = pool.template.and_then(|id| artefacts.template(id));
     if let Some(template) = template {
         template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
     }
-    let tokens = match body.prompt(template).map_err(|error| error.reason())? {
-        PromptText::Tokens(tokens) => tokens,
+    let (tokens, from_text) = match body.prompt(template).map_err(|error| error.reason())? {
+        PromptText::Tokens(tokens) => (tokens, false),
         PromptText::Text {
             text,
             add_special_tokens,
@@ -193,23 +234,27 @@ fn understand(
             tokenizer
                 .encode_into(&text, add_special_tokens, &mut tokens)
                 .map_err(|_| "tokenizer_error")?;
-            tokens
+            (tokens, true)
         }
     };
     let seed = HashSeed::new(lora, body.cache_salt());
     let hashes = sequence_hashes(local_hashes(&tokens, pool.layout, seed));
+    let only_prompt = !body.is_batch();
     Ok(Reading {
         input_tokens: tokens.len() as u64,
+        inject_tokens: pool.inject_tokens,
         known: Ok(Blocks {
             hashes,
-            only_prompt: !body.is_batch(),
+            only_prompt,
+            tokens: (pool.inject_tokens && from_text && only_prompt).then_some(tokens),
         }),
     })
 }
 
-fn guess(reason: &'static str, bytes: u64) -> Reading {
+fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {
     Reading {
         input_tokens: bytes / BYTES_PER_TOKEN,
+        inject_tokens: pool.inject_tokens,
         known: Err(reason),
     }
 }

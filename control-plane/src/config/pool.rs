@@ -29,6 +29,8 @@ pub struct PoolConfig {
     pub temperature: f64,
     /// Whether workers are asked for the tokens they make.
     pub parity: ParityConfig,
+    /// Whether workers get the prompt's token ids with the request (Dynamo's `nvext.token_data`).
+    pub inject_tokens: bool,
     /// At least one.
     pub workers: Vec<WorkerConfig>,
 }
@@ -102,7 +104,17 @@ pub(super) fn read_pools(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes)
 }
 
 fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mistakes) -> PoolConfig {
-    let [name, models, loras, model_dir, block_size, routing, parity, workers] = at.fields(
+    let [
+        name,
+        models,
+        loras,
+        model_dir,
+        block_size,
+        inject_tokens,
+        routing,
+        parity,
+        workers,
+    ] = at.fields(
         mistakes,
         [
             "name",
@@ -110,6 +122,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "loras",
             "model_dir",
             "block_size",
+            "inject_tokens",
             "routing",
             "parity",
             "workers",
@@ -133,6 +146,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         weights,
         temperature,
         parity: read_parity(&parity, mistakes),
+        inject_tokens: inject_tokens.flag(mistakes, false),
         workers: read_workers(&workers, taken, mistakes),
         name: pool_name,
     }

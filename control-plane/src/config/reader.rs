@@ -178,6 +178,18 @@ impl<'n> At<'n> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self, mistakes: &mut Mistakes, default: bool) -> bool {
+        match self.node.map(|node| &node.value) {
+            None | Some(Value::Null) => default,
+            Some(Value::Bool(value)) => *value,
+            Some(other) => {
+                mistakes.add(self, other, "must be true or false");
+                default
+            }
+        }
+    }
+
     /// A finite number that is not negative.
     pub(super) fn weight(&self, mistakes: &mut Mistakes, default: f64) -> f64 {
         let number = match self.node.map(|node| &node.value) {

@@ -61,6 +61,7 @@ pub fn pool(config: &PoolConfig, ranks: &[Rank], model: &Model, epoch: u64) -> O
         kv_events: ranks.iter().any(|rank| rank.events.is_some()),
         weights: config.weights,
         temperature: config.temperature,
+        inject_tokens: config.inject_tokens,
         candidates: ranks.iter().map(candidate).collect(),
     })
 }

@@ -8,6 +8,7 @@
 //! - [`body`] picks the fields out of it and names what is wrong;
 //! - `messages` normalises messages and tools as vLLM does before it renders them;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
+//! - [`token_data`] puts token ids into the body, for workers that take them;
 //! - [`usage`] reads the token counts from the response as it passes.
 //!
 //! It runs on untrusted bytes inside a wasm VM that does not survive a panic: no function here may panic.
@@ -30,6 +31,7 @@ mod messages;
 mod model_text;
 mod python;
 pub mod template;
+pub mod token_data;
 pub mod usage;
 
 pub use body::{Body, Prompt, Shape};

@@ -52,6 +52,7 @@ impl From<&Pool> for v1::Pool {
                 active_request_weight: pool.weights.active_request_weight,
             }),
             temperature: pool.temperature,
+            inject_tokens: pool.inject_tokens,
             candidates: pool.candidates.iter().map(candidate).collect(),
         }
     }
@@ -86,6 +87,7 @@ impl TryFrom<v1::Pool> for Pool {
                 active_request_weight: weights.active_request_weight,
             },
             temperature: pool.temperature,
+            inject_tokens: pool.inject_tokens,
             candidates: pool
                 .candidates
                 .into_iter()

@@ -36,6 +36,7 @@ fn fleet() -> Fleet {
             ..CostWeights::default()
         },
         temperature: 0.25,
+        inject_tokens: true,
         candidates: vec![
             Candidate {
                 slot: Slot(0),

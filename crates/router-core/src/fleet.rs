@@ -35,6 +35,8 @@ pub struct Pool {
     pub weights: CostWeights,
     /// Softmax temperature of the pick; 0 takes the cheapest.
     pub temperature: f64,
+    /// Whether workers get the prompt's token ids with the request (Dynamo's `nvext.token_data`).
+    pub inject_tokens: bool,
     /// The candidates, by rising slot.
     pub candidates: Vec<Candidate>,
 }

@@ -21,6 +21,7 @@ use crate::workspace_root;
 pub struct Builder {
     name: String,
     engines: Vec<EngineOptions>,
+    foreign: Vec<Engine>,
     control_plane: Option<ControlPlaneOptions>,
     envoys: Vec<EnvoyOptions>,
 }
@@ -49,6 +50,13 @@ impl Builder {
         self
     }
 
+    /// Adds an engine that runs already, after those to start: see [`Engine::foreign`].
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.foreign.push(engine);
+        self
+    }
+
     /// Adds a control plane.
     #[must_use]
     pub fn control_plane(mut self, options: ControlPlaneOptions) -> Self {
@@ -71,6 +79,7 @@ impl Builder {
         let Self {
             name,
             engines,
+            foreign,
             control_plane,
             envoys,
         } = self;
@@ -88,6 +97,7 @@ impl Builder {
             .enumerate()
             .map(|(number, options)| async move { Engine::start(&format!("engine-{number}"), options, run_dir).await });
         bed.engines = try_join_all(starting).await?;
+        bed.engines.extend(foreign);
         match control_plane {
             Some(options) => bed.start_control_plane(options).await?,
             None => bed.sync = unused_address()?,
@@ -105,6 +115,7 @@ impl Testbed {
         Builder {
             name: name.to_owned(),
             engines: Vec::new(),
+            foreign: Vec::new(),
             control_plane: None,
             envoys: Vec::new(),
         }

@@ -103,6 +103,27 @@ impl Engine {
         })
     }
 
+    /// An engine of another make, which runs already. `http`: `host:port`; the sockets as [`Self::kv_events`] and
+    /// [`Self::replay`] give them. It cannot be restarted, and has none of `engine-sim`'s own paths and headers.
+    pub fn foreign(
+        process: Process,
+        options: EngineOptions,
+        http: String,
+        kv_events: Vec<String>,
+        replay: Vec<String>,
+    ) -> Self {
+        Self {
+            process,
+            options,
+            listening: Listening {
+                http,
+                kv_events,
+                replay,
+            },
+            run_dir: PathBuf::new(),
+        }
+    }
+
     /// Starts it again, after [`Process::kill`] or instead of it, on the ports that it had.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ fn pool(workers: u16) -> Pool {
         kv_events: true,
         weights: CostWeights::default(),
         temperature: 0.0,
+        inject_tokens: false,
         candidates: (0..workers).map(candidate).collect(),
     }
 }

@@ -24,6 +24,7 @@ fn pool(name: &str) -> Pool {
         kv_events: true,
         weights: CostWeights::default(),
         temperature: 0.0,
+        inject_tokens: false,
         candidates: Vec::new(),
     }
 }
