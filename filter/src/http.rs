@@ -57,6 +57,7 @@ impl Request {
         let mut routed = route(state, shape, seen);
         let footing = routed.decision.footing;
         state.metrics.decided(footing);
+        state.metrics.add("batches", u64::from(routed.is_batch));
         let nobody = footing.rung == Rung::Pass && matches!(footing.reason, "no_fleet" | "no_workers");
         if nobody && state.config.no_workers == NoWorkers::Refuse {
             host::reply(503, NO_WORKERS_BODY);

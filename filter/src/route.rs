@@ -42,6 +42,8 @@ pub struct Routed {
     pub input_tokens: u64,
     /// Whether a response's usage can be held against the prediction: the prompt is known, and is the only one.
     pub comparable: bool,
+    /// Whether this is the first of several prompts.
+    pub is_batch: bool,
     /// The body to send in place of the client's: with the prompt's token ids in it, or without the client's own.
     pub body: Option<NewBody>,
 }
@@ -99,13 +101,15 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         Seen::Body(body) if reading.inject_tokens => new_body(body, &reading.known),
         _ => None,
     };
-    let comparable = reading.known.as_ref().is_ok_and(|blocks| blocks.only_prompt) && decision.view.is_some();
+    let is_batch = reading.known.as_ref().is_ok_and(|blocks| !blocks.only_prompt);
+    let comparable = reading.known.is_ok() && !is_batch && decision.view.is_some();
     Routed {
         decision,
         pool,
         blocks: reading.known.map(|blocks| blocks.hashes).unwrap_or_default(),
         input_tokens: reading.input_tokens,
         comparable,
+        is_batch,
         body,
     }
 }
@@ -134,6 +138,7 @@ fn passed(reason: &'static str, seed: u64) -> Routed {
         blocks: Vec::new(),
         input_tokens: 0,
         comparable: false,
+        is_batch: false,
         body: None,
     }
 }
@@ -246,7 +251,9 @@ fn understand(
         known: Ok(Blocks {
             hashes,
             only_prompt,
-            tokens: (pool.inject_tokens && from_text && only_prompt).then_some(tokens),
+            // That embeddings take them is not known.
+            tokens: (pool.inject_tokens && from_text && only_prompt && body.shape() != Shape::Embeddings)
+                .then_some(tokens),
         }),
     })
 }

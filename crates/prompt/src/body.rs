@@ -6,10 +6,10 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 
+use crate::conversation;
 use crate::error::{BodyError, PromptError};
 use crate::json::{Json, Key};
-use crate::messages;
-use crate::template::{ChatTemplate, Request};
+use crate::template::ChatTemplate;
 
 /// Which API a body is written for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,12 @@ pub enum Shape {
     Chat,
     /// OpenAI text completions.
     Completions,
+    /// OpenAI responses.
+    Responses,
+    /// Anthropic messages.
+    Messages,
+    /// OpenAI embeddings: texts, or with vLLM a conversation.
+    Embeddings,
 }
 
 impl Shape {
@@ -26,15 +32,31 @@ impl Shape {
         match path.split_once('?').map_or(path, |(path, _)| path) {
             "/v1/chat/completions" => Some(Self::Chat),
             "/v1/completions" => Some(Self::Completions),
+            "/v1/responses" => Some(Self::Responses),
+            "/v1/messages" => Some(Self::Messages),
+            "/v1/embeddings" => Some(Self::Embeddings),
             _ => None,
         }
     }
 
-    /// The field that holds the prompt.
-    fn prompt_field(self) -> &'static str {
+    /// The fields that may hold the prompt, the first that is set first.
+    fn prompt_fields(self) -> &'static [&'static str] {
         match self {
-            Self::Chat => "messages",
-            Self::Completions => "prompt",
+            Self::Chat | Self::Messages => &["messages"],
+            Self::Completions => &["prompt"],
+            Self::Responses => &["input"],
+            Self::Embeddings => &["input", "messages"],
+        }
+    }
+
+    fn fits(self, field: &str, prompt: &Json<'_>) -> bool {
+        match self {
+            Self::Completions => matches!(prompt, Json::Array(_) | Json::Tokens(_) | Json::String(_)),
+            Self::Embeddings if field == "input" => {
+                matches!(prompt, Json::Array(_) | Json::Tokens(_) | Json::String(_))
+            }
+            Self::Responses => matches!(prompt, Json::Array(_) | Json::String(_)),
+            Self::Chat | Self::Messages | Self::Embeddings => matches!(prompt, Json::Array(_)),
         }
     }
 }
@@ -43,6 +65,8 @@ impl Shape {
 #[derive(Debug)]
 pub struct Body<'a> {
     shape: Shape,
+    /// Which field holds the prompt.
+    prompt_field: &'static str,
     /// Length of the body in bytes: the measure for what rendering may cost.
     len: usize,
     fields: Json<'a>,
@@ -63,17 +87,14 @@ impl<'a> Body<'a> {
     /// Reads a body in one pass over `bytes`. Of duplicate keys the last wins, as in Python.
     pub fn read(shape: Shape, bytes: &'a [u8]) -> Result<Self, BodyError> {
         let Fields(fields) = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
-        let field = shape.prompt_field();
-        let Some(prompt) = fields.get_set(field) else {
-            return Err(BodyError::NoPrompt(field));
+        let names = shape.prompt_fields();
+        let mut set = names.iter().filter_map(|&field| Some((field, fields.get_set(field)?)));
+        let Some((prompt_field, prompt)) = set.next() else {
+            return Err(BodyError::NoPrompt(names.first().copied().unwrap_or_default()));
         };
-        let fits = match shape {
-            Shape::Chat => matches!(prompt, Json::Array(_)),
-            Shape::Completions => matches!(prompt, Json::Array(_) | Json::Tokens(_) | Json::String(_)),
-        };
-        if !fits {
+        if !shape.fits(prompt_field, prompt) {
             return Err(BodyError::BadField {
-                field,
+                field: prompt_field,
                 why: format!("is {}", prompt.type_name()),
             });
         }
@@ -89,6 +110,7 @@ impl<'a> Body<'a> {
         };
         Ok(Self {
             shape,
+            prompt_field,
             len: bytes.len(),
             fields,
             model,
@@ -121,108 +143,72 @@ impl<'a> Body<'a> {
         let field = |name| self.fields.get(name).and_then(Json::as_u64);
         let limit = match self.shape {
             Shape::Chat => field("max_completion_tokens").or_else(|| field("max_tokens")),
-            Shape::Completions => field("max_tokens"),
+            Shape::Completions | Shape::Messages => field("max_tokens"),
+            Shape::Responses => field("max_output_tokens"),
+            Shape::Embeddings => None,
         };
         limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX))
     }
 
-    /// Whether this is a completion request with several prompts. [`Body::prompt`] gives the first.
+    /// Whether this is a request with several prompts. [`Body::prompt`] gives the first.
     pub fn is_batch(&self) -> bool {
-        match self.fields.get("prompt") {
-            Some(Json::Array(prompts)) => self.shape == Shape::Completions && prompts.len() > 1,
+        match self.fields.get(self.prompt_field) {
+            Some(Json::Array(prompts)) => prompts.len() > 1 && !self.is_conversation(),
             _ => false,
         }
     }
 
-    /// The prompt that an engine makes of this body. Chat needs the model's template.
+    /// The prompt that an engine makes of this body. A conversation needs the model's template.
     pub fn prompt(&self, template: Option<&ChatTemplate>) -> Result<Prompt<'_>, PromptError> {
         // An engine that truncates keeps tokens from an end that depends on its configuration.
         if self.fields.get_set("truncate_prompt_tokens").is_some() {
             return Err(PromptError::UnsupportedField("truncate_prompt_tokens"));
         }
-        match self.shape {
-            Shape::Chat => self.chat_prompt(template.ok_or(PromptError::NoTemplate)?),
-            Shape::Completions => self.completions_prompt(),
+        if self.is_conversation() {
+            let template = template.ok_or(PromptError::NoTemplate)?;
+            conversation::prompt(self.shape, &self.fields, self.prompt_field, self.len, template)
+        } else {
+            self.plain_prompt()
         }
     }
 
-    fn completions_prompt(&self) -> Result<Prompt<'_>, PromptError> {
+    /// Whether the prompt is made by a chat template.
+    pub fn is_conversation(&self) -> bool {
+        match self.shape {
+            Shape::Chat | Shape::Responses | Shape::Messages => true,
+            Shape::Completions => false,
+            Shape::Embeddings => match self.fields.get(self.prompt_field) {
+                Some(Json::Array(items)) => {
+                    self.prompt_field == "messages" || matches!(items.first(), Some(Json::Object(_)))
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn plain_prompt(&self) -> Result<Prompt<'_>, PromptError> {
+        let field = self.prompt_field;
         if self.fields.get_set("prompt_embeds").is_some() {
             return Err(PromptError::UnsupportedField("prompt_embeds"));
         }
-        let prompt = match self.fields.get("prompt") {
+        let prompt = match self.fields.get(field) {
             Some(Json::Array(batch)) => batch.first(),
             single => single,
         };
         match prompt {
-            Some(Json::String(text)) => {
-                let add_special_tokens = self.flag("add_special_tokens", true)?;
-                Ok(Prompt::Text {
-                    text: Cow::Borrowed(text),
-                    add_special_tokens,
-                })
-            }
+            Some(Json::String(text)) => Ok(Prompt::Text {
+                text: Cow::Borrowed(text),
+                add_special_tokens: conversation::flag(&self.fields, "add_special_tokens", true)?,
+            }),
             Some(Json::Tokens(tokens)) => Ok(Prompt::Tokens(tokens.clone())),
             None => Err(PromptError::BadField {
-                field: "prompt",
+                field,
                 why: "is empty".to_owned(),
             }),
             Some(other) => {
                 let why = format!("holds {}, neither text nor token ids", other.type_name());
-                Err(PromptError::BadField { field: "prompt", why })
+                Err(PromptError::BadField { field, why })
             }
-        }
-    }
-
-    fn chat_prompt(&self, template: &ChatTemplate) -> Result<Prompt<'_>, PromptError> {
-        if self.fields.get_set("chat_template").is_some() {
-            return Err(PromptError::UnsupportedField("chat_template"));
-        }
-        let add_special_tokens = self.flag("add_special_tokens", false)?;
-        let text = template.render(&self.chat_request()?, self.len)?;
-        Ok(Prompt::Text {
-            text: Cow::Owned(text),
-            add_special_tokens,
-        })
-    }
-
-    fn chat_request(&self) -> Result<Request<'_, 'a>, PromptError> {
-        let fields = &self.fields;
-        let Some(Json::Array(messages)) = fields.get("messages") else {
-            return Err(PromptError::BadField {
-                field: "messages",
-                why: "is not an array".to_owned(),
-            });
-        };
-        let kwargs = match fields.get_set("chat_template_kwargs") {
-            None => &[],
-            Some(Json::Object(entries)) => entries.as_slice(),
-            Some(other) => {
-                let why = format!("is {}", other.type_name());
-                return Err(PromptError::BadField {
-                    field: "chat_template_kwargs",
-                    why,
-                });
-            }
-        };
-        Ok(Request {
-            messages,
-            tools: messages::tools(fields.get_set("tools"))?,
-            documents: fields.get_set("documents"),
-            reasoning_effort: fields.get_set("reasoning_effort"),
-            kwargs,
-            add_generation_prompt: self.flag("add_generation_prompt", true)?,
-            continue_final_message: self.flag("continue_final_message", false)?,
-        })
-    }
-
-    fn flag(&self, field: &'static str, default: bool) -> Result<bool, PromptError> {
-        match self.fields.get(field) {
-            None => Ok(default),
-            Some(value) => value.as_lax_bool().ok_or_else(|| PromptError::BadField {
-                field,
-                why: format!("is {}, not a boolean", value.type_name()),
-            }),
         }
     }
 }
@@ -252,17 +238,26 @@ const KEPT: &[&str] = &[
     "chat_template_kwargs",
     "continue_final_message",
     "documents",
+    "input",
+    "instructions",
     "max_completion_tokens",
+    "max_output_tokens",
     "max_tokens",
     "messages",
     "model",
     "nvext",
+    "output_config",
+    "previous_response_id",
     "prompt",
     "prompt_embeds",
+    "reasoning",
     "reasoning_effort",
     "stream",
+    "system",
+    "thinking",
     "tools",
     "truncate_prompt_tokens",
+    "truncation",
 ];
 
 impl<'de> Deserialize<'de> for Fields<'de> {

@@ -48,6 +48,29 @@ impl<'a> Json<'a> {
         self.get(key).filter(|value| !matches!(value, Json::Null))
     }
 
+    /// The same value, its texts borrowed from this one.
+    pub(crate) fn borrowed(&self) -> Json<'_> {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(value) => Json::Bool(*value),
+            Self::Unsigned(number) => Json::Unsigned(*number),
+            Self::Signed(number) => Json::Signed(*number),
+            Self::Float(number) => Json::Float(*number),
+            Self::Inexact => Json::Inexact,
+            Self::String(text) => Json::String(Cow::Borrowed(text)),
+            Self::Tokens(numbers) => Json::Tokens(numbers.clone()),
+            Self::Array(items) => Json::Array(items.iter().map(Json::borrowed).collect()),
+            Self::Object(entries) => {
+                let entries = entries.iter();
+                Json::Object(
+                    entries
+                        .map(|(key, value)| (Cow::Borrowed(&**key), value.borrowed()))
+                        .collect(),
+                )
+            }
+        }
+    }
+
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),

@@ -6,7 +6,7 @@
 //!
 //! - [`json`] reads JSON, borrowing from the body;
 //! - [`body`] picks the fields out of it and names what is wrong;
-//! - `messages` normalises messages and tools as vLLM does before it renders them;
+//! - `conversation` makes chat messages of the other shapes' conversations, and `messages` normalises messages and tools as vLLM does before it renders them;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
 //! - [`token_data`] puts token ids into the body, for workers that take them;
 //! - [`usage`] reads the token counts from the response as it passes.
@@ -25,6 +25,7 @@
 )]
 
 pub mod body;
+mod conversation;
 mod error;
 pub mod json;
 mod messages;

@@ -21,6 +21,15 @@ pub enum ContentFormat {
     Parts,
 }
 
+/// How the keys of tool calls are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyOrder {
+    /// As in the types of the `openai` package, through which chat completions are read.
+    OfTheType,
+    /// As they stand there.
+    AsGiven,
+}
+
 /// A message as the template will see it.
 pub(crate) struct Message<'a> {
     role: &'a str,
@@ -43,12 +52,16 @@ enum Part<'a> {
 pub(crate) fn conversation<'a>(
     messages: &'a [Json<'_>],
     format: ContentFormat,
+    order: KeyOrder,
 ) -> Result<Vec<Message<'a>>, PromptError> {
-    messages.iter().map(|message| Message::read(message, format)).collect()
+    messages
+        .iter()
+        .map(|message| Message::read(message, format, order))
+        .collect()
 }
 
 impl<'a> Message<'a> {
-    fn read(message: &'a Json<'_>, format: ContentFormat) -> Result<Self, PromptError> {
+    fn read(message: &'a Json<'_>, format: ContentFormat, order: KeyOrder) -> Result<Self, PromptError> {
         let role = message
             .get("role")
             .and_then(Json::as_str)
@@ -66,7 +79,7 @@ impl<'a> Message<'a> {
         let mut rest = Vec::new();
         match role {
             "assistant" => {
-                if let Some(calls) = tool_calls(message.get_set("tool_calls"))? {
+                if let Some(calls) = tool_calls(message.get_set("tool_calls"), order)? {
                     rest.push(("tool_calls", calls));
                 }
                 // `reasoning_content` is the older name of the field; templates may use either.
@@ -191,22 +204,29 @@ fn read_part<'a>(part: &'a Json<'_>) -> Result<Option<Part<'a>>, PromptError> {
 }
 
 /// The tool calls of an assistant message; `None` when there are none, which a template must not see as a list.
-fn tool_calls(calls: Option<&Json<'_>>) -> Result<Option<Value>, PromptError> {
+fn tool_calls(calls: Option<&Json<'_>>, order: KeyOrder) -> Result<Option<Value>, PromptError> {
     match calls {
         None => Ok(None),
         Some(Json::Array(calls)) if calls.is_empty() => Ok(None),
-        Some(Json::Array(calls)) => Ok(Some(calls.iter().map(tool_call).collect::<Result<Value, _>>()?)),
+        Some(Json::Array(calls)) => {
+            let calls = calls.iter().map(|call| tool_call(call, order));
+            Ok(Some(calls.collect::<Result<Value, _>>()?))
+        }
         Some(other) => Err(bad(&format!("has {} as `tool_calls`", other.type_name()))),
     }
 }
 
 /// Key order as in the types of the `openai` package, then unknown keys in the order of the request.
-fn tool_call(call: &Json<'_>) -> Result<Value, PromptError> {
+fn tool_call(call: &Json<'_>, order: KeyOrder) -> Result<Value, PromptError> {
     let function = call
         .get("function")
         .ok_or_else(|| bad("has a tool call without `function`"))?;
-    ordered(call, &["id", "function", "type"], |key, field| match key {
-        "function" => ordered(function, &["arguments", "name"], |key, field| match key {
+    let (of_call, of_function): (&[&str], &[&str]) = match order {
+        KeyOrder::OfTheType => (&["id", "function", "type"], &["arguments", "name"]),
+        KeyOrder::AsGiven => (&[], &[]),
+    };
+    ordered(call, of_call, |key, field| match key {
+        "function" => ordered(function, of_function, |key, field| match key {
             "arguments" => arguments(field),
             _ => value(field),
         }),

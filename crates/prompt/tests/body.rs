@@ -49,6 +49,11 @@ fn paths() {
         ("/v1/chat/completions?x=/v1/completions", Some(Shape::Chat)),
         ("/v1/completions?", Some(Shape::Completions)),
         ("/v1/completions/", None),
+        ("/v1/responses", Some(Shape::Responses)),
+        ("/v1/messages?beta=true", Some(Shape::Messages)),
+        ("/v1/messages/count_tokens", None),
+        ("/v1/embeddings", Some(Shape::Embeddings)),
+        ("/tokenize", None),
         ("/v1/models", None),
         ("", None),
     ] {

@@ -5,20 +5,21 @@
 //! `tojson`, `raise_exception` and `strftime_now`, and the `generation` tag, which changes nothing in the text.
 
 mod content_format;
+mod habits;
 mod output;
 mod source;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
 
 use crate::error::PromptError;
 use crate::json::Json;
-use crate::messages;
 pub use crate::messages::ContentFormat;
+use crate::messages::{self, KeyOrder};
 use crate::model_text::ModelText;
 use crate::python::{self, Raised};
 use output::BoundedText;
@@ -33,6 +34,17 @@ const FUEL_PER_BODY_BYTE: u64 = 8;
 /// text of its own: instructions for tools, a default system prompt.
 const OUTPUT_BASE: usize = 64 << 10;
 const OUTPUT_PER_BODY_BYTE: usize = 8;
+
+/// Work that a template may do for a body of that length, in minijinja's fuel.
+pub fn work_limit(body_len: usize) -> u64 {
+    let body_bytes = u64::try_from(body_len).unwrap_or(u64::MAX);
+    FUEL_BASE.saturating_add(FUEL_PER_BODY_BYTE.saturating_mul(body_bytes))
+}
+
+/// Bytes that a template may write for a body of that length.
+pub fn output_limit(body_len: usize) -> usize {
+    OUTPUT_BASE.saturating_add(OUTPUT_PER_BODY_BYTE.saturating_mul(body_len))
+}
 
 /// `strftime_now` before anybody told the time.
 const NO_TIME: i64 = i64::MIN;
@@ -52,6 +64,8 @@ pub struct ChatTemplate {
     default: Compiled,
     tool_use: Option<Compiled>,
     special_tokens: Vec<(String, Value)>,
+    wants_system_first: bool,
+    effort_of_no_thinking: OnceLock<&'static str>,
     now: Arc<AtomicI64>,
 }
 
@@ -64,6 +78,7 @@ struct Compiled {
 /// What a chat request gives to its template.
 pub(crate) struct Request<'r, 'a> {
     pub(crate) messages: &'r [Json<'a>],
+    pub(crate) key_order: KeyOrder,
     pub(crate) tools: Option<Value>,
     pub(crate) documents: Option<&'r Json<'a>>,
     pub(crate) reasoning_effort: Option<&'r Json<'a>>,
@@ -97,6 +112,11 @@ impl ChatTemplate {
                 .map(|source| Compiled::new("tool_use", source, &now))
                 .transpose()?,
             special_tokens,
+            wants_system_first: [Some(source), tool_use]
+                .into_iter()
+                .flatten()
+                .any(habits::wants_system_first),
+            effort_of_no_thinking: OnceLock::new(),
             now,
         })
     }
@@ -118,7 +138,7 @@ impl ChatTemplate {
             Some(tool_use) if request.tools.is_some() => tool_use,
             _ => &self.default,
         };
-        let mut messages = messages::conversation(request.messages, compiled.format)?;
+        let mut messages = messages::conversation(request.messages, compiled.format, request.key_order)?;
         let continued = request
             .continue_final_message
             .then(|| continued_text(request, &mut messages))
@@ -171,11 +191,7 @@ impl Compiled {
             name,
             message: format!("{error:#}"),
         };
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(syntax_error)?;
+        let syntax = syntax().map_err(syntax_error)?;
         let source = source::prepare(source);
         let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
         let mut environment = Environment::new();
@@ -188,11 +204,8 @@ impl Compiled {
     fn render(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
         // A clone is a handful of reference counts, and the only way to set the fuel of one render.
         let mut environment = self.environment.clone();
-        let body_bytes = u64::try_from(body_len).unwrap_or(u64::MAX);
-        environment.set_fuel(Some(
-            FUEL_BASE.saturating_add(FUEL_PER_BODY_BYTE.saturating_mul(body_bytes)),
-        ));
-        let mut output = BoundedText::new(OUTPUT_BASE.saturating_add(OUTPUT_PER_BODY_BYTE.saturating_mul(body_len)));
+        environment.set_fuel(Some(work_limit(body_len)));
+        let mut output = BoundedText::new(output_limit(body_len));
         let rendered = environment
             .get_template(TEMPLATE)
             .and_then(|template| template.render_captured_to(variables, &mut output).map(drop));
@@ -204,6 +217,10 @@ impl Compiled {
             Err(error) => Err(render_error(&error)),
         }
     }
+}
+
+fn syntax() -> Result<SyntaxConfig, minijinja::Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
 /// The name of the only template in an environment; no extension, hence no escaping.
