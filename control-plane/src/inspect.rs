@@ -31,8 +31,9 @@ pub struct Arguments {
     /// The input is a JSON array of token ids instead of a request body.
     #[arg(long)]
     pub tokens: bool,
-    /// The path that the body is sent to. Without it, a body with `messages` is taken for a chat request and one with
-    /// `prompt` for a text completion.
+    /// The path that the body is sent to: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages or
+    /// /v1/embeddings. Without it, a body with `messages` is taken for a chat request and one with `prompt` for a text
+    /// completion.
     #[arg(long)]
     pub path: Option<String>,
     /// The request body; `-` reads standard input.
@@ -101,10 +102,10 @@ fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>
 }
 
 fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<(Option<String>, Vec<u32>)> {
-    let template = match (body.shape(), &model.template) {
-        (_, Ok((template, _))) => Some(template),
-        (Shape::Completions, Err(_)) => None,
-        (Shape::Chat, Err(why)) => bail!("the chat template cannot be used: {why}"),
+    let template = match &model.template {
+        Ok((template, _)) => Some(template),
+        Err(why) if body.is_conversation() => bail!("the chat template cannot be used: {why}"),
+        Err(_) => None,
     };
     match body.prompt(template)? {
         Prompt::Tokens(ids) => Ok((None, ids)),

@@ -98,3 +98,40 @@ fn what_cannot_be_inspected_says_why() {
     let eof = "the body is not JSON: line 1, column 1: EOF while parsing an object";
     assert_eq!(error(None, "{"), eof);
 }
+
+#[test]
+fn every_path_has_its_prompt() {
+    let chat = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n";
+    let asked = format!("{chat}<|im_start|>assistant\n");
+    for (name, path, body, prompt) in [
+        (
+            "a",
+            "/v1/chat/completions",
+            r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}]}"#,
+            &*asked,
+        ),
+        ("b", "/v1/completions", r#"{"prompt":"Hi"}"#, "Hi"),
+        (
+            "c",
+            "/v1/responses",
+            r#"{"instructions":"Be brief.","input":"Hi"}"#,
+            &asked,
+        ),
+        (
+            "d",
+            "/v1/messages?beta=true",
+            r#"{"max_tokens":9,"system":"Be brief.","messages":[{"role":"user","content":[{"type":"text","text":"Hi"}]}]}"#,
+            &asked,
+        ),
+        ("e", "/v1/embeddings", r#"{"input":["Hi","Ho"]}"#, "Hi"),
+        (
+            "f",
+            "/v1/embeddings",
+            r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}]}"#,
+            chat,
+        ),
+    ] {
+        let (seen, _) = inspected(name, Some(path), body).unwrap();
+        assert_eq!(seen.as_deref(), Some(prompt), "{path}");
+    }
+}
