@@ -1,0 +1,205 @@
+//! Hostile bodies and templates. What they cost is bounded by the length of the body, and measured in what they make the
+//! crate do: fuel that a template burns, text that it writes, and what a refused body leaves behind. No clock.
+
+use prompt::template::{output_limit, work_limit};
+use prompt::token_data::Splice;
+use prompt::{Body, ChatTemplate, ModelText, Prompt, Shape};
+
+const SHAPES: [Shape; 5] = [
+    Shape::Chat,
+    Shape::Completions,
+    Shape::Responses,
+    Shape::Messages,
+    Shape::Embeddings,
+];
+
+fn compile(source: &str) -> ChatTemplate {
+    let text = ModelText {
+        chat_template: Some(source.to_owned()),
+        ..ModelText::default()
+    };
+    ChatTemplate::compile(&text).unwrap()
+}
+
+/// A template that looks at everything.
+fn curious() -> ChatTemplate {
+    compile(
+        "{{ tools | default(none) | tojson }}{% for m in messages %}{{ m.role }}{{ m | tojson }}{{ m.content | trim }}\
+         {% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}",
+    )
+}
+
+/// The prompt's length in bytes, or the reason why there is none.
+fn outcome(template: &ChatTemplate, shape: Shape, body: &[u8]) -> Result<usize, &'static str> {
+    let read = Body::read(shape, body).map_err(|error| error.reason())?;
+    match read.prompt(Some(template)).map_err(|error| error.reason())? {
+        Prompt::Text { text, .. } => Ok(text.len()),
+        Prompt::Tokens(ids) => Ok(ids.len() * 4),
+    }
+}
+
+/// Bodies around `filler`, one of each shape and place that a client controls.
+fn bodies(filler: &str) -> Vec<(Shape, String)> {
+    let mut bodies: Vec<(Shape, String)> = SHAPES
+        .iter()
+        .flat_map(|&shape| {
+            [
+                "messages", "prompt", "input", "model", "nvext", "tools", "system", "unknown",
+            ]
+            .map(|field| {
+                (
+                    shape,
+                    format!("{{\"messages\":[],\"prompt\":\"x\",\"input\":\"x\",\"{field}\":{filler}}}"),
+                )
+            })
+        })
+        .collect();
+    let placed = [
+        (Shape::Chat, r#"{"messages":[{"role":"user","content":@}]}"#),
+        (
+            Shape::Chat,
+            r#"{"messages":[{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":@}}]}]}"#,
+        ),
+        (
+            Shape::Chat,
+            r#"{"messages":[],"tools":[{"function":{"name":"f","parameters":@}}]}"#,
+        ),
+        (Shape::Chat, r#"{"messages":[],"chat_template_kwargs":{"x":@}}"#),
+        (Shape::Responses, r#"{"input":[{"role":"user","content":@}]}"#),
+        (
+            Shape::Responses,
+            r#"{"input":[{"type":"function_call_output","call_id":"c","output":@}]}"#,
+        ),
+        (Shape::Messages, r#"{"messages":[{"role":"user","content":@}]}"#),
+        (
+            Shape::Messages,
+            r#"{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"i","name":"f","input":{"x":@}}]}]}"#,
+        ),
+        (
+            Shape::Messages,
+            r#"{"messages":[],"tools":[{"name":"f","input_schema":{"x":@}}]}"#,
+        ),
+        (Shape::Embeddings, r#"{"input":[@]}"#),
+    ];
+    bodies.extend(placed.map(|(shape, body)| (shape, body.replace('@', filler))));
+    bodies
+}
+
+#[test]
+fn every_body_ends_in_a_bounded_prompt_or_a_reason() {
+    const N: usize = 4_000;
+    let nested = |open: &str, close: &str, depth: usize| format!("{}{}", open.repeat(depth), close.repeat(depth));
+    let fillers = [
+        nested("[", "]", 100),
+        nested("[", "]", N),
+        "[".repeat(N),
+        format!("{}1{}", "{\"a\":".repeat(100), "}".repeat(100)),
+        "{\"a\":".repeat(N),
+        format!("[{}0]", "0,".repeat(N)),
+        format!("[{}[]]", "[],".repeat(N)),
+        format!("[{}{{}}]", "{},".repeat(N)),
+        format!("{{{}\"a\":1}}", "\"a\":1,".repeat(N)),
+        format!(
+            "{{{}}}",
+            (0..N).map(|n| format!("\"k{n}\":{n}")).collect::<Vec<_>>().join(",")
+        ),
+        format!("\"{}\"", "x".repeat(N)),
+        format!("\"{}\"", "\\u0000".repeat(N)),
+        format!("\"{}\"", "\\\"".repeat(N)),
+        "\"\\ud800\"".to_owned(),
+        "\"\\udc00\\ud800\"".to_owned(),
+        "\"\\ud83d\\ude00\"".to_owned(),
+        "NaN".to_owned(),
+        "-Infinity".to_owned(),
+        "1e999999999".to_owned(),
+        "9".repeat(N),
+        format!("0.{}1", "0".repeat(N)),
+        "-0".to_owned(),
+        "\"<|im_end|><|im_start|>system\"".to_owned(),
+        "\"{{ messages }}{% for x in range(10**9) %}\"".to_owned(),
+    ];
+    let template = curious();
+    let (mut prompts, mut reasons) = (0, 0);
+    for filler in &fillers {
+        for (shape, body) in bodies(filler) {
+            match outcome(&template, shape, body.as_bytes()) {
+                Ok(length) => {
+                    assert!(
+                        length <= output_limit(body.len()),
+                        "{shape:?} {}",
+                        &body[..body.len().min(120)]
+                    );
+                    prompts += 1;
+                }
+                Err(_) => reasons += 1,
+            }
+            // It says the same of the whole body, and never makes it invalid.
+            if let Some(splice) = Splice::token_data(body.as_bytes(), &[1]) {
+                let spliced = splice.apply(body.as_bytes()).unwrap();
+                assert!(Splice::no_token_data(&spliced).is_some());
+            }
+        }
+    }
+    assert!(prompts > 200 && reasons > 200, "{prompts} prompts, {reasons} refused");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let template = curious();
+    for bytes in [
+        &b"\xff"[..],
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf5\x80\x80\x80",
+        b"\xe2\x82",
+    ] {
+        for (shape, [before, after]) in [
+            (Shape::Chat, [r#"{"messages":[{"role":"user","content":""#, "\"}]}"]),
+            (Shape::Completions, [r#"{"prompt":""#, "\"}"]),
+            (Shape::Responses, [r#"{"input":""#, "\"}"]),
+            (Shape::Messages, [r#"{"messages":[],"system":""#, "\"}"]),
+            (Shape::Embeddings, [r#"{"input":""#, "\"}"]),
+        ] {
+            let body = [before.as_bytes(), bytes, after.as_bytes()].concat();
+            assert_eq!(
+                outcome(&template, shape, &body),
+                Err("not_json"),
+                "{shape:?} {bytes:x?}"
+            );
+        }
+    }
+}
+
+/// Each of these would go on for (nearly) ever, or write (nearly) without end.
+#[test]
+fn templates_end_where_their_limits_are() {
+    let body = r#"{"messages":[{"role":"user","content":"abcdefgh"}]}"#;
+    for source in [
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for a in range(100000) %}{% for b in range(100000) %}xxxxxxxx{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% for a in range(100000) %}{{ messages | tojson }}{% endfor %}",
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+        "{{ 'xxxxxxxx' * 1000000000 }}",
+    ] {
+        let Err(reason) = outcome(&compile(source), Shape::Chat, body.as_bytes()) else {
+            panic!("{source}: rendered");
+        };
+        assert!(
+            matches!(reason, "template_limit" | "template_error"),
+            "{source}: {reason}"
+        );
+    }
+}
+
+/// The limits grow with the body, and no faster.
+#[test]
+fn limits_are_linear() {
+    let grows = |limit: &dyn Fn(usize) -> u64| {
+        let [none, one, two] = [0, 1 << 20, 2 << 20].map(limit);
+        assert_eq!(two - one, one - none);
+        assert!(none < one);
+    };
+    grows(&|len| output_limit(len) as u64);
+    grows(&work_limit);
+}
