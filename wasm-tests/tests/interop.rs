@@ -32,6 +32,8 @@ async fn dynamo_takes_our_token_ids_for_its_own() -> Result<()> {
         .control_plane(
             ControlPlaneOptions::default()
                 .set("/pools/0/inject_tokens", true)
+                // The frontend has no /tokenize, and its template is another on purpose.
+                .set("/pools/0/parity/mode", "off")
                 .set("/pools/0/model_dir", models.ours.to_string_lossy().into_owned()),
         )
         .envoy(EnvoyOptions::new(Mode::Warmpath))
