@@ -1,9 +1,13 @@
 //! Exact token ids from text.
 //!
 //! The ids are those of the Hugging Face `tokenizers` library: this crate is a thin, panic-averse face over its 1.0
-//! line (`tk-encode`, `tk-serialize`), checked against the independent 0.x line in `tests/`. It runs inside the
-//! filter's wasm VM, so it reads the *canonical* layout of `tokenizer.json` only (`"version": "2.0"`, as
-//! `tk_convert::canonicalize_str` writes it); the control plane converts before it ships the file.
+//! line (`tk-encode`, `tk-serialize`), with BPE tables of its own, checked against that line and against the
+//! independent 0.x line in `tests/`.
+//!
+//! A tokenizer travels as an *artefact*. The control plane builds it natively ([`build`]) from the *canonical* layout of
+//! `tokenizer.json` (`"version": "2.0"`, as `tk_convert::canonicalize_str` writes it); the filter's wasm VM loads it
+//! ([`Tokenizer::load`]). For BPE models it is flat tables that are used where they lie, a few milliseconds and megabytes
+//! to load; for others it is the JSON, which takes a second and ten times the memory.
 
 #![cfg_attr(
     not(test),
@@ -16,11 +20,26 @@
     )
 )]
 
+mod artefact;
+mod build;
+mod flat;
+mod perfect_hash;
+
+pub use crate::artefact::Form;
+pub use crate::build::{Artefact, build};
+
+use crate::flat::Flat;
 use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// Not an artefact, or not the one that was built.
+    #[error("tokenizer artefact: {0}")]
+    Damaged(&'static str),
+    /// Built for another version of this crate.
+    #[error("tokenizer artefact of version {found}, this build knows version {known}")]
+    Version { found: u32, known: u32 },
     /// The file is not UTF-8, so it is no JSON either.
     #[error("tokenizer.json is not UTF-8: first bad byte at offset {valid_up_to}")]
     NotUtf8 { valid_up_to: usize },
@@ -36,6 +55,9 @@ pub enum EncodeError {
     /// Longer than [`MAX_TEXT_BYTES`].
     #[error("text of {len} bytes is longer than the limit of {MAX_TEXT_BYTES} bytes")]
     TooLong { len: usize },
+    /// A text without a place to cut it has more than 12 million symbols: bytes, or characters that are tokens.
+    #[error("a word of {len} bytes is too long to be merged in bounded memory")]
+    WordTooLong { len: usize },
     /// The library failed. What it wrote to the caller's buffer is taken back.
     #[error("tokenizing failed: {0}")]
     Failed(String),
@@ -50,19 +72,50 @@ pub const MAX_TEXT_BYTES: usize = 64 << 20;
 /// A loaded tokenizer. `Send + Sync`; every thread that encodes keeps its own scratch and word cache alive inside, which
 /// makes repeated words about three times as fast as first ones.
 pub struct Tokenizer {
-    pipeline: PipelineTokenizer,
+    engine: Engine,
     vocab_size: usize,
 }
 
+enum Engine {
+    Flat(Box<Flat>),
+    Library(PipelineTokenizer),
+}
+
 impl Tokenizer {
-    /// Loads a `tokenizer.json` of canonical layout.
+    /// Loads an artefact. Flat tables stay where they are in `artefact`; all of it is checked, so that a damaged or
+    /// hostile one is refused here or, at worst, gives wrong ids.
+    pub fn load(artefact: Vec<u8>) -> Result<Self, LoadError> {
+        let (form, sections) = artefact::read(&artefact)?;
+        match form {
+            Form::Flat => {
+                let flat = Flat::load(artefact, sections)?;
+                Ok(Self {
+                    vocab_size: flat.vocab_size(),
+                    engine: Engine::Flat(Box::new(flat)),
+                })
+            }
+            Form::Json => {
+                let json = sections.first().cloned().and_then(|range| artefact.get(range));
+                Self::from_json(json.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Loads a `tokenizer.json` of canonical layout, through the library.
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
-        let text = std::str::from_utf8(json).map_err(|error| LoadError::NotUtf8 {
-            valid_up_to: error.valid_up_to(),
-        })?;
-        let pipeline = tk_serialize::from_json(text).map_err(|error| LoadError::Unsupported(error.to_string()))?;
-        let vocab_size = count_ids(&pipeline);
-        Ok(Self { pipeline, vocab_size })
+        let library = read_json(json)?;
+        Ok(Self {
+            vocab_size: count_ids(&library),
+            engine: Engine::Library(library),
+        })
+    }
+
+    /// What it was loaded from.
+    pub fn form(&self) -> Form {
+        match self.engine {
+            Engine::Flat(_) => Form::Flat,
+            Engine::Library(_) => Form::Json,
+        }
     }
 
     /// Appends the ids of `text` to `ids`. Special tokens that stand in `text` become their ids; with
@@ -73,18 +126,14 @@ impl Tokenizer {
         if text.len() > MAX_TEXT_BYTES {
             return Err(EncodeError::TooLong { len: text.len() });
         }
-        let options = EncodeOptions {
-            add_special_tokens,
-            encode_special_tokens: false,
-            padding: Override::Off,
-            truncation: Override::Off,
-        };
-        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4);
-        self.pipeline
-            .encode_into(text, &options, &mut tokens)
-            .map_err(|error| EncodeError::Failed(error.to_string()))?;
-        ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
-        Ok(())
+        match &self.engine {
+            Engine::Flat(flat) => {
+                let before = ids.len();
+                flat.encode(text, add_special_tokens, ids)
+                    .inspect_err(|_| ids.truncate(before))
+            }
+            Engine::Library(library) => encode_by_library(library, text, add_special_tokens, ids),
+        }
     }
 
     /// One more than the highest id this tokenizer knows (its added tokens included). An engine's embedding table may be
@@ -92,6 +141,33 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+fn read_json(json: &[u8]) -> Result<PipelineTokenizer, LoadError> {
+    let text = std::str::from_utf8(json).map_err(|error| LoadError::NotUtf8 {
+        valid_up_to: error.valid_up_to(),
+    })?;
+    tk_serialize::from_json(text).map_err(|error| LoadError::Unsupported(error.to_string()))
+}
+
+fn encode_by_library(
+    library: &PipelineTokenizer,
+    text: &str,
+    add_special_tokens: bool,
+    ids: &mut Vec<u32>,
+) -> Result<(), EncodeError> {
+    let options = EncodeOptions {
+        add_special_tokens,
+        encode_special_tokens: false,
+        padding: Override::Off,
+        truncation: Override::Off,
+    };
+    let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4);
+    library
+        .encode_into(text, &options, &mut tokens)
+        .map_err(|error| EncodeError::Failed(error.to_string()))?;
+    ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
+    Ok(())
 }
 
 /// The library does not say how many ids its model has, so look past the highest added token, which in practice stands

@@ -130,8 +130,60 @@ const PIECES: &[&str] = &[
     "ǅ ǈ",
 ];
 
+/// At least 500 documents, then generated ones up to `count`. `tokens` are added tokens of the model.
+pub(crate) fn all(count: usize, tokens: &[String]) -> Vec<String> {
+    let mut documents = fixed();
+    let mut random = Random(42);
+    while documents.len() < count {
+        documents.push(generated(&mut random, tokens));
+    }
+    documents
+}
+
+/// Pieces, whole and cut added tokens, runs of one character and characters of all kinds, glued together.
+fn generated(random: &mut Random, tokens: &[String]) -> String {
+    let mut document = String::new();
+    for _ in 0..1 + random.below(24) {
+        match random.below(12) {
+            0..=3 => document.push_str(PIECES[random.below(PIECES.len())]),
+            4 if !tokens.is_empty() => document.push_str(&tokens[random.below(tokens.len())]),
+            5 if !tokens.is_empty() => {
+                let token = &tokens[random.below(tokens.len())];
+                document.extend(token.chars().take(random.below(token.chars().count() + 1)));
+            }
+            6 => {
+                let unit = [
+                    " ",
+                    "\n",
+                    "\t",
+                    "\r\n",
+                    "a",
+                    "A",
+                    "0",
+                    "-",
+                    "\u{a0}",
+                    "你",
+                    "é",
+                    "e\u{301}",
+                    "\u{1f44d}",
+                ];
+                document.push_str(&unit[random.below(unit.len())].repeat(1 + random.below(60)));
+            }
+            // Marks that combine with what happens to stand before them, an added token's end included.
+            7 => document.extend((0..1 + random.below(4)).map(|_| character(random, (0x300, 0x36f)))),
+            8 => {
+                let range = RANGES[random.below(RANGES.len())];
+                document.extend((0..1 + random.below(40)).map(|_| character(random, range)));
+            }
+            9 => document.extend((0..1 + random.below(90)).map(|_| character(random, (0x61, 0x7a)))),
+            _ => document.extend((0..1 + random.below(30)).map(|_| mixed(random))),
+        }
+    }
+    document
+}
+
 /// At least 500 documents.
-pub(crate) fn all() -> Vec<String> {
+fn fixed() -> Vec<String> {
     let mut documents: Vec<String> = PIECES.iter().map(|piece| (*piece).to_owned()).collect();
     documents.push(String::new());
     files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), &mut documents);

@@ -1,0 +1,138 @@
+//! The container of a tokenizer artefact: what it is, that it is whole, and where its sections are.
+//!
+//! All numbers are little-endian, and offsets count from the start of the artefact, so it can stand anywhere in memory:
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  magic "WARMTOK\0"
+//!      8      8  xxh3-64 of everything from offset 16 on
+//!     16      4  version of this layout
+//!     20      4  form: 1 flat tables, 2 canonical tokenizer.json
+//!     24      4  number of sections
+//!     28    8 n  per section: offset, length
+//! ```
+//!
+//! A `tokenizer.json` artefact has one section. The sections of flat tables are those of [`Section`].
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::LoadError;
+
+const MAGIC: [u8; 8] = *b"WARMTOK\0";
+const VERSION: u32 = 1;
+const CHECKED_FROM: usize = 16;
+const SECTION_TABLE: usize = 28;
+
+/// What an artefact holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Form {
+    /// Flat tables, used in place.
+    Flat = 1,
+    /// A canonical `tokenizer.json`, parsed by the library.
+    Json = 2,
+}
+
+/// Sections of flat tables, by their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Section {
+    /// [`crate::flat::tables::Meta`].
+    Meta,
+    /// Pilots of the pairs, 2 bytes each.
+    PairPilots,
+    /// Merges: [`crate::flat::tables::PairSlot`].
+    Pairs,
+    /// Symbol of each byte, 4 bytes each.
+    Bytes,
+    /// For each 64 code points their page in `Chars`, 2 bytes each.
+    CharPages,
+    /// Pages of 64 symbols, 4 bytes each.
+    Chars,
+    /// Pilots of the words, 2 bytes each.
+    WordPilots,
+    /// Whole words: [`crate::flat::tables::WordSlot`].
+    Words,
+    /// The bytes that `Words` points into.
+    WordBytes,
+    /// Added tokens: id, flags, length (4 bytes each), content.
+    Added,
+    /// Ids that the post-processor puts before a text, 4 bytes each.
+    Prefix,
+    /// Ids that the post-processor puts after a text, 4 bytes each.
+    Suffix,
+    /// Normalizers and pre-tokenizer: a `tokenizer.json` of a few hundred bytes with nothing else in it.
+    Components,
+}
+
+/// Number of sections of flat tables.
+pub(crate) const SECTIONS: usize = 13;
+
+/// Writes an artefact.
+pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut number = |value: usize| body.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
+    number(VERSION as usize);
+    number(form as usize);
+    number(sections.len());
+    let mut offset = SECTION_TABLE.saturating_add(sections.len().saturating_mul(8));
+    for section in sections {
+        number(offset);
+        number(section.len());
+        offset = offset.saturating_add(section.len());
+    }
+    for section in sections {
+        body.extend_from_slice(section);
+    }
+    let mut artefact = MAGIC.to_vec();
+    artefact.extend_from_slice(&xxh3_64(&body).to_le_bytes());
+    artefact.extend_from_slice(&body);
+    artefact
+}
+
+/// What an artefact is and its sections.
+///
+/// # Errors
+/// When it is no artefact, of another version, damaged, or its sections lie outside of it.
+pub(crate) fn read(artefact: &[u8]) -> Result<(Form, Vec<std::ops::Range<usize>>), LoadError> {
+    if artefact.get(..MAGIC.len()) != Some(&MAGIC) {
+        return Err(LoadError::Damaged("it does not start as a tokenizer artefact"));
+    }
+    let checked = artefact.get(CHECKED_FROM..).ok_or(CUT_SHORT)?;
+    let checksum = artefact.get(8..CHECKED_FROM).and_then(|bytes| bytes.first_chunk());
+    let version = number(artefact, 16).ok_or(CUT_SHORT)?;
+    // First, as another version may be checked in another way.
+    if version != VERSION {
+        return Err(LoadError::Version {
+            found: version,
+            known: VERSION,
+        });
+    }
+    if checksum.map(|bytes| u64::from_le_bytes(*bytes)) != Some(xxh3_64(checked)) {
+        return Err(LoadError::Damaged("its checksum differs from its content"));
+    }
+    let (form, count) = match (number(artefact, 20), number(artefact, 24)) {
+        (Some(1), Some(count)) if count as usize == SECTIONS => (Form::Flat, SECTIONS),
+        (Some(2), Some(1)) => (Form::Json, 1),
+        _ => return Err(LoadError::Damaged("unknown form or number of sections")),
+    };
+    let sections = (0..count)
+        .map(|section| {
+            let entry = SECTION_TABLE.saturating_add(section.saturating_mul(8));
+            let start = number(artefact, entry).ok_or(CUT_SHORT)? as usize;
+            let length = number(artefact, entry.saturating_add(4)).ok_or(CUT_SHORT)? as usize;
+            let end = start.checked_add(length).filter(|&end| end <= artefact.len());
+            Ok(start..end.ok_or(CUT_SHORT)?)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok((form, sections))
+}
+
+const CUT_SHORT: LoadError = LoadError::Damaged("it is cut short, or a section lies outside of it");
+
+fn number(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)
+        .and_then(|bytes| bytes.first_chunk())
+        .map(|bytes| u32::from_le_bytes(*bytes))
+}

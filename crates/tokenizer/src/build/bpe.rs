@@ -1,0 +1,274 @@
+//! Flat tables of a BPE model.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+use tk_encode::utils::byte_level::char_to_byte;
+
+use super::chars::{CharTable, byte_level_chars};
+use crate::flat::cache;
+use crate::flat::merge::Merger;
+use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash};
+use crate::perfect_hash::{Assignment, assign};
+
+/// A BPE model, as its section of `tokenizer.json` has it.
+pub(super) struct Bpe {
+    /// By id; the spelling of the file.
+    tokens: Vec<(String, u32)>,
+    by_text: HashMap<String, u32>,
+    /// Rank and product of each pair.
+    pub(super) merges: HashMap<(u32, u32), (u32, u32)>,
+    byte_level: bool,
+    byte_fallback: bool,
+    fuse_unknown: bool,
+    unknown: Option<String>,
+    ignore_merges: bool,
+}
+
+impl Bpe {
+    /// Reads the `model` of a canonical `tokenizer.json`, or says why flat tables cannot hold it.
+    pub(super) fn read(model: &Value) -> Result<Self, String> {
+        let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
+        if kind != "BPE" {
+            return Err(format!("the model is {kind}, not BPE"));
+        }
+        let flag = |name: &str| model.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let text = |name: &str| model.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
+            if let Some(affix) = text(name) {
+                return Err(format!("the model has a {name} ({affix:?})"));
+            }
+        }
+        let vocab = model
+            .get("vocab")
+            .and_then(Value::as_object)
+            .ok_or("the model has no vocab")?;
+        let mut tokens = Vec::with_capacity(vocab.len());
+        for (token, id) in vocab {
+            let small = id
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| *id < ID_LIMIT);
+            tokens.push((
+                token.clone(),
+                small.ok_or_else(|| format!("id {id} of token {token:?} is too large"))?,
+            ));
+        }
+        tokens.sort_by_key(|(_, id)| *id);
+        if tokens
+            .windows(2)
+            .any(|pair| matches!(pair, [(_, one), (_, other)] if one == other))
+        {
+            return Err("two tokens of the model have the same id".to_owned());
+        }
+        let by_text: HashMap<String, u32> = tokens.iter().cloned().collect();
+        let merges = read_merges(model, &by_text)?;
+        Ok(Self {
+            tokens,
+            by_text,
+            merges,
+            byte_level: flag("byte_level"),
+            byte_fallback: flag("byte_fallback"),
+            fuse_unknown: flag("fuse_unk"),
+            unknown: text("unk_token").map(str::to_owned),
+            ignore_merges: flag("ignore_merges"),
+        })
+    }
+
+    /// The sections from [`crate::artefact::Section::Meta`] to [`crate::artefact::Section::WordBytes`]. `others` are
+    /// ids in use beside those of the model.
+    pub(super) fn tables(&self, others: impl Iterator<Item = u32>) -> Result<Vec<Vec<u8>>, String> {
+        let highest = self.tokens.iter().map(|(_, id)| *id).chain(others).max();
+        let vocab_size = highest.map_or(0, |id| id.saturating_add(1));
+        if vocab_size > ID_LIMIT {
+            return Err(format!("id {} is too large", vocab_size.saturating_sub(1)));
+        }
+        let bytes = self.byte_symbols()?;
+        let mut flags = 0;
+        flags |= if bytes.is_some() { Meta::BYTES } else { 0 };
+        flags |= if self.fuse_unknown { Meta::FUSE_UNKNOWN } else { 0 };
+        let unknown = self.unknown.as_ref().filter(|_| bytes.is_none());
+        let unknown = unknown.map(|token| self.by_text.get(token).ok_or_else(|| format!("no token {token:?}")));
+        let meta = Meta {
+            vocab_size,
+            flags,
+            unknown: unknown.transpose()?.copied().unwrap_or(NO_SYMBOL),
+        };
+        let bytes = bytes.unwrap_or([NO_SYMBOL; 256]);
+        let (pair_pilots, pairs) = self.pairs()?;
+        let (char_pages, chars) = self.chars(&bytes).write();
+        let bytes = bytes.into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut sections = vec![meta.write(), pair_pilots, pairs, bytes, char_pages, chars];
+        let words = self.words(meta, &sections);
+        sections.extend(whole_words(&words)?);
+        Ok(sections)
+    }
+
+    /// Symbols of the bytes of characters that have none themselves.
+    fn byte_symbols(&self) -> Result<Option<[u32; 256]>, String> {
+        if !self.byte_level && !self.byte_fallback {
+            return Ok(None);
+        }
+        let mut symbols = [NO_SYMBOL; 256];
+        if self.byte_level {
+            for (token, id) in &self.tokens {
+                if let Some([byte]) = byte_level_bytes(token).as_deref()
+                    && let Some(symbol) = symbols.get_mut(usize::from(*byte))
+                {
+                    *symbol = *id;
+                }
+            }
+        } else {
+            for (byte, symbol) in symbols.iter_mut().enumerate() {
+                let token = format!("<0x{byte:02X}>");
+                *symbol = *self.by_text.get(&token).ok_or_else(|| format!("no token {token:?}"))?;
+            }
+        }
+        Ok(Some(symbols))
+    }
+
+    fn pairs(&self) -> Result<(Vec<u8>, Vec<u8>), String> {
+        let mut pairs: Vec<_> = self.merges.iter().collect();
+        pairs.sort_by_key(|(_, (rank, _))| *rank);
+        let hashes: Vec<u64> = pairs
+            .iter()
+            .map(|((left, right), _)| pair_hash(*left, *right))
+            .collect();
+        let Assignment { pilots, keys } = assign(&hashes).ok_or("no perfect hash for the merges")?;
+        let slots = keys.into_iter().flat_map(|key| {
+            key.and_then(|key| pairs.get(key as usize))
+                .map_or(PairSlot::EMPTY, |((left, right), (rank, product))| {
+                    PairSlot::write(*left, *right, *rank, *product)
+                })
+        });
+        Ok((pilot_bytes(pilots), slots.collect()))
+    }
+
+    fn chars(&self, bytes: &[u32; 256]) -> CharTable {
+        if self.byte_level {
+            return byte_level_chars(&self.token_bytes(), bytes, &self.merges);
+        }
+        let mut table = CharTable::default();
+        for (token, id) in &self.tokens {
+            let mut characters = token.chars();
+            if let (Some(character), None) = (characters.next(), characters.next()) {
+                table.set(character, *id);
+            }
+        }
+        table
+    }
+
+    /// The bytes that tokens stand for in a text, by id; tokens that cannot come out of one are left out.
+    fn token_bytes(&self) -> Vec<(Vec<u8>, u32)> {
+        let tokens = self.tokens.iter().filter_map(|(token, id)| {
+            let bytes = if self.byte_level {
+                byte_level_bytes(token)
+            } else {
+                Some(token.clone().into_bytes())
+            };
+            Some((bytes?, *id))
+        });
+        tokens.collect()
+    }
+
+    /// Words that need no merging: all tokens where the model says so, else those that merging gives anyway.
+    fn words(&self, meta: Meta, sections: &[Vec<u8>]) -> Vec<(Vec<u8>, u32)> {
+        let section = |index: usize| sections.get(index).map_or(&[][..], Vec::as_slice);
+        let none = &[][..];
+        let tables = Tables::new(
+            meta,
+            [
+                section(1),
+                section(2),
+                section(3),
+                section(4),
+                section(5),
+                none,
+                none,
+                none,
+            ],
+        );
+        let mut merger = Merger::default();
+        let mut words = self.token_bytes();
+        words.retain(|(bytes, id)| {
+            let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
+            text.is_some_and(|text| self.ignore_merges || merger.encode(&tables, text) == Some(&[*id]))
+        });
+        words
+    }
+}
+
+fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<HashMap<(u32, u32), (u32, u32)>, String> {
+    let list = model
+        .get("merges")
+        .and_then(Value::as_array)
+        .ok_or("the model has no merges")?;
+    let mut merges = HashMap::with_capacity(list.len());
+    for (rank, merge) in (0..).zip(list) {
+        let id = |token: &str| {
+            by_text
+                .get(token)
+                .copied()
+                .ok_or_else(|| format!("merge of unknown token {token:?}"))
+        };
+        let (Some(left), Some(right)) = (
+            merge.get(0).and_then(Value::as_str),
+            merge.get(1).and_then(Value::as_str),
+        ) else {
+            return Err(format!("merge {rank} is not a pair of tokens"));
+        };
+        if rank >= ID_LIMIT {
+            return Err(format!("more than {ID_LIMIT} merges"));
+        }
+        merges.insert((id(left)?, id(right)?), (rank, id(&[left, right].concat())?));
+    }
+    Ok(merges)
+}
+
+/// Sections of the whole words.
+fn whole_words(words: &[(Vec<u8>, u32)]) -> Result<[Vec<u8>; 3], String> {
+    let distinct: HashSet<_> = words.iter().map(|(word, _)| word).collect();
+    if distinct.len() != words.len() {
+        return Err("two tokens stand for the same bytes".to_owned());
+    }
+    let hashes: Vec<u64> = words.iter().map(|(word, _)| cache::hash(word)).collect();
+    let Assignment { pilots, keys } = assign(&hashes).ok_or("no perfect hash for the words")?;
+    let (mut slots, mut bytes) = (Vec::new(), Vec::new());
+    for key in keys {
+        let Some((word, id)) = key.and_then(|key| words.get(key as usize)) else {
+            slots.extend_from_slice(&WordSlot::EMPTY);
+            continue;
+        };
+        if word.len() > MAX_WHOLE_WORD {
+            return Err(format!("token {id} has {} bytes", word.len()));
+        }
+        let start = u32::try_from(bytes.len()).map_err(|error| error.to_string())?;
+        slots.extend_from_slice(&WordSlot::write(start, word.len() as u32, *id));
+        bytes.extend_from_slice(word);
+    }
+    Ok([pilot_bytes(pilots), slots, bytes])
+}
+
+fn pilot_bytes(pilots: Vec<u16>) -> Vec<u8> {
+    pilots.into_iter().flat_map(u16::to_le_bytes).collect()
+}
+
+/// The bytes of a token spelled in the byte-level alphabet; `None` if it is not.
+fn byte_level_bytes(token: &str) -> Option<Vec<u8>> {
+    token.chars().map(char_to_byte).collect()
+}
+
+/// The texts of all tokens of a model.
+pub(super) fn texts(model: &Value) -> Vec<String> {
+    let byte_level = model.get("byte_level").and_then(Value::as_bool) == Some(true);
+    let tokens = model.get("vocab").and_then(Value::as_object).into_iter().flatten();
+    let texts = tokens.filter_map(|(token, _)| {
+        let bytes = if byte_level {
+            byte_level_bytes(token)?
+        } else {
+            token.clone().into_bytes()
+        };
+        String::from_utf8(bytes).ok()
+    });
+    texts.collect()
+}

@@ -1,0 +1,122 @@
+//! Building artefacts, natively, where time and memory are not short.
+
+mod bpe;
+mod chars;
+
+use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+use self::bpe::Bpe;
+use crate::artefact::{self, Form, SECTIONS};
+use crate::flat::{Added, read_components, vocabulary, write_added};
+use crate::{LoadError, Tokenizer, read_json};
+
+/// An artefact that was built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artefact {
+    /// The artefact, for [`Tokenizer::load`].
+    pub bytes: Vec<u8>,
+    /// Why it is the `tokenizer.json` itself, large and slow to load, and not flat tables; `None` if it is flat.
+    pub not_flat: Option<String>,
+}
+
+/// Builds the artefact of a `tokenizer.json` of canonical layout (see the crate's description): flat tables for BPE
+/// models, the JSON as it is for others.
+///
+/// # Errors
+/// When the library cannot load the file or cannot encode with it.
+pub fn build(json: &[u8]) -> Result<Artefact, LoadError> {
+    let library = read_json(json)?;
+    // A regex that would need a regex engine is found out about when it is used.
+    library_ids(&library, PROBE)?;
+    let flat = flat(json, &library).and_then(|bytes| {
+        let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
+        compare(&flat, &library, json)?;
+        Ok(bytes)
+    });
+    let (bytes, not_flat) = match flat {
+        Ok(bytes) => (bytes, None),
+        Err(reason) => (artefact::write(Form::Json, &[json.to_vec()]), Some(reason)),
+    };
+    Ok(Artefact { bytes, not_flat })
+}
+
+const PROBE: &str = "The quick brown fox's 12 jumps,  über\n\t 你好 👍🏽 e\u{301} <|x|>";
+
+/// The flat artefact, or why there is none.
+fn flat(json: &[u8], library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
+    let json: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let field = |name: &str| json.get(name).cloned().unwrap_or_default();
+    let bpe = Bpe::read(&field("model"))?;
+    let added = added_tokens(library)?;
+    let template = &library.get_post_processor().single;
+    let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect::<Vec<_>>();
+    let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
+    let others = added
+        .iter()
+        .map(|added| added.id)
+        .chain(prefix.iter().chain(&suffix).copied());
+    let tables = bpe.tables(others)?;
+    let components = serde_json::json!({
+        "version": "2.0",
+        "normalizer": field("normalizer"),
+        "pre_tokenizer": field("pre_tokenizer"),
+        "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"},
+    })
+    .to_string()
+    .into_bytes();
+    read_components(&components).map_err(|error| error.to_string())?;
+    let bytes = |ids: Vec<u32>| ids.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+    let rest = [write_added(&added), bytes(prefix), bytes(suffix), components];
+    let sections: [Vec<u8>; SECTIONS] = tables
+        .into_iter()
+        .chain(rest)
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| "wrong number of sections".to_owned())?;
+    Ok(artefact::write(Form::Flat, &sections))
+}
+
+fn added_tokens(library: &PipelineTokenizer) -> Result<Vec<Added>, String> {
+    let all = library.get_added_vocabulary();
+    let mut added: Vec<Added> = all
+        .get_added_tokens_decoder()
+        .into_iter()
+        .map(|(id, token)| Added { id, token })
+        .collect();
+    if added.len() != all.len() {
+        return Err("two added tokens have the same content".to_owned());
+    }
+    added.sort_by_key(|added| added.id);
+    vocabulary(&added)?;
+    Ok(added)
+}
+
+fn library_ids(library: &PipelineTokenizer, text: &str) -> Result<Vec<u32>, LoadError> {
+    let options = EncodeOptions {
+        add_special_tokens: true,
+        encode_special_tokens: false,
+        padding: Override::Off,
+        truncation: Override::Off,
+    };
+    let mut tokens = Vec::new();
+    library
+        .encode_into(text, &options, &mut tokens)
+        .map_err(|error| LoadError::Unsupported(error.to_string()))?;
+    Ok(PipelineToken::cast_slice(&tokens).to_vec())
+}
+
+/// That both give the same ids for the probe and for everything that the vocabulary holds, alone and side by side.
+fn compare(flat: &Tokenizer, library: &PipelineTokenizer, json: &[u8]) -> Result<(), String> {
+    let json: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let texts = bpe::texts(json.get("model").ok_or("no model")?);
+    let together = texts.chunks(64).flat_map(|texts| [texts.concat(), texts.join(" ")]);
+    for text in together.chain([PROBE.to_owned()]) {
+        let mut ids = Vec::new();
+        flat.encode_into(&text, true, &mut ids)
+            .map_err(|error| error.to_string())?;
+        if ids != library_ids(library, &text).map_err(|error| error.to_string())? {
+            return Err(format!("flat tables give other ids than the library for {text:?}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A BPE tokenizer over flat tables.
+//!
+//! A text goes the way it goes in the library, most of it through the library's own parts: added tokens are cut out,
+//! what is between them is normalized, added tokens that match normalized text are cut out, and the rest is cut into
+//! words. The words become ids here: remembered, whole, or merged.
+
+pub(crate) mod cache;
+mod load;
+pub(crate) mod merge;
+pub(crate) mod normalize;
+pub(crate) mod tables;
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use tk_encode::pipeline::{
+    PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Segment, Span, SpecialSegmentIterator,
+};
+use tk_encode::vocab::bucket_added_vocabulary::AddedVocabulary;
+
+pub(crate) use self::load::{Added, read_components, vocabulary, write_added};
+
+use self::cache::{Key, WordCache};
+use self::merge::Merger;
+use self::tables::{Meta, Tables};
+use crate::EncodeError;
+use crate::artefact::{SECTIONS, Section};
+
+/// Memory that is kept between texts may hold this many words and symbols; larger is given back.
+const KEPT: usize = 1 << 16;
+
+/// A loaded flat artefact.
+pub(crate) struct Flat {
+    bytes: Vec<u8>,
+    sections: [Range<usize>; SECTIONS],
+    meta: Meta,
+    added: AddedVocabulary,
+    /// Normalizers and pre-tokenizer; its model is empty.
+    components: PipelineTokenizer,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    /// One for each thread that is or was encoding.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// What encoding works in.
+#[derive(Default)]
+struct Scratch {
+    cache: WordCache,
+    merger: Merger,
+    pre_tokenizer: PreTokenizerScratch,
+    words: Vec<Span>,
+}
+
+impl Flat {
+    /// One more than the highest id.
+    pub(crate) fn vocab_size(&self) -> usize {
+        self.meta.vocab_size as usize
+    }
+
+    /// Appends the ids of `text`.
+    pub(crate) fn encode(&self, text: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = pooled.unwrap_or_default();
+        if add_special_tokens {
+            ids.extend_from_slice(&self.prefix);
+        }
+        let result = self.encode_text(text, &mut scratch, ids);
+        if add_special_tokens {
+            ids.extend_from_slice(&self.suffix);
+        }
+        scratch.shrink();
+        self.scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(scratch);
+        result
+    }
+
+    fn encode_text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        let tables = self.tables();
+        let failed = |error: tk_encode::Error| EncodeError::Failed(error.to_string());
+        for segment in SpecialSegmentIterator::new(text, &self.added, false, false) {
+            let (chunk, offset) = match segment {
+                Segment::SpecialToken(id) => {
+                    ids.push(id);
+                    continue;
+                }
+                Segment::Text { text, input_offset } => (text, input_offset),
+            };
+            let normalized = normalize::normalize(self.components.get_normalizers(), chunk, offset).map_err(failed)?;
+            for segment in SpecialSegmentIterator::new(&normalized, &self.added, true, false) {
+                match segment {
+                    Segment::SpecialToken(id) => ids.push(id),
+                    Segment::Text { text, .. } => {
+                        if u32::try_from(text.len()).is_err() {
+                            return Err(EncodeError::TooLong { len: text.len() });
+                        }
+                        scratch.words.clear();
+                        self.components
+                            .get_pre_tokenizer()
+                            .pre_tokenize(text, &mut scratch.pre_tokenizer, &mut scratch.words)
+                            .map_err(failed)?;
+                        scratch.encode_words(&tables, text, ids)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tables(&self) -> Tables<'_> {
+        let section = |section: Section| {
+            let range = self.sections.get(section as usize).cloned();
+            range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
+        };
+        Tables::new(
+            self.meta,
+            [
+                section(Section::PairPilots),
+                section(Section::Pairs),
+                section(Section::Bytes),
+                section(Section::CharPages),
+                section(Section::Chars),
+                section(Section::WordPilots),
+                section(Section::Words),
+                section(Section::WordBytes),
+            ],
+        )
+    }
+}
+
+impl Scratch {
+    fn encode_words(&mut self, tables: &Tables<'_>, text: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        let Self {
+            cache, merger, words, ..
+        } = self;
+        ids.reserve(words.len());
+        for span in words.iter() {
+            let (start, end) = (span.start as usize, span.end as usize);
+            let length = end.wrapping_sub(start);
+            if let Some(key) = Key::of(text.as_bytes(), start, length) {
+                let hash = key.hash();
+                if !cache.short(key, hash, ids) {
+                    let before = ids.len();
+                    encode_word(tables, merger, text.get(start..end), hash, ids)?;
+                    cache.insert_short(key, hash, ids.get(before..).unwrap_or_default());
+                }
+            } else if let Some(word) = text.get(start..end) {
+                let hash = cache::hash(word.as_bytes());
+                if !cache.long(word.as_bytes(), hash, ids) {
+                    let before = ids.len();
+                    encode_word(tables, merger, Some(word), hash, ids)?;
+                    cache.insert_long(word.as_bytes(), hash, ids.get(before..).unwrap_or_default());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn shrink(&mut self) {
+        self.merger.shrink(KEPT);
+        if self.words.capacity() > KEPT {
+            self.words = Vec::new();
+            self.pre_tokenizer = PreTokenizerScratch::default();
+        }
+    }
+}
+
+fn encode_word(
+    tables: &Tables<'_>,
+    merger: &mut Merger,
+    word: Option<&str>,
+    hash: u64,
+    ids: &mut Vec<u32>,
+) -> Result<(), EncodeError> {
+    let word = word.unwrap_or_default();
+    if let Some(id) = tables.word(hash, word.as_bytes()) {
+        ids.push(id);
+    } else {
+        let symbols = merger.encode(tables, word);
+        ids.extend_from_slice(symbols.ok_or(EncodeError::WordTooLong { len: word.len() })?);
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Normalization as inference engines have it.
+//!
+//! They tokenize with the 0.x line of `tokenizers`, whose Unicode normalization forms are those of Unicode 9. The
+//! library here knows Unicode 17. The forms differ only where a character stands that was added in between and has a
+//! combining class or a decomposition, or takes part in a composition: for Unicode 9 it is none of that, so it ends what
+//! stands before it and stays as it is.
+
+use std::borrow::Cow;
+
+use tk_encode::Result;
+use tk_encode::pipeline::{Normalizer, PipelineNormalizer};
+
+/// First and last of the characters that Unicode 17 treats specially in normalization and Unicode 9 does not.
+const NEWER: &[(u32, u32)] = &[
+    (0x7fd, 0x7fd),
+    (0x897, 0x89f),
+    (0x8ca, 0x8d3),
+    (0x9fe, 0x9fe),
+    (0xc3c, 0xc3c),
+    (0xd3b, 0xd3c),
+    (0xeba, 0xeba),
+    (0x1715, 0x1715),
+    (0x1abf, 0x1add),
+    (0x1ae0, 0x1aeb),
+    (0x1df6, 0x1dfa),
+    (0x32ff, 0x32ff),
+    (0xa7f1, 0xa7f4),
+    (0xa82c, 0xa82c),
+    (0xab69, 0xab69),
+    (0x105c9, 0x105c9),
+    (0x105d2, 0x105d2),
+    (0x105da, 0x105da),
+    (0x105e4, 0x105e4),
+    (0x10781, 0x10785),
+    (0x10787, 0x107b0),
+    (0x107b2, 0x107ba),
+    (0x10d24, 0x10d27),
+    (0x10d69, 0x10d6d),
+    (0x10eab, 0x10eac),
+    (0x10efa, 0x10efb),
+    (0x10efd, 0x10eff),
+    (0x10f46, 0x10f50),
+    (0x10f82, 0x10f85),
+    (0x11070, 0x11070),
+    (0x1133b, 0x1133b),
+    (0x11382, 0x11385),
+    (0x1138b, 0x1138b),
+    (0x1138e, 0x1138e),
+    (0x11390, 0x11391),
+    (0x113b8, 0x113b8),
+    (0x113bb, 0x113bb),
+    (0x113c2, 0x113c2),
+    (0x113c5, 0x113c5),
+    (0x113c7, 0x113c9),
+    (0x113ce, 0x113d0),
+    (0x1145e, 0x1145e),
+    (0x11839, 0x1183a),
+    (0x11930, 0x11930),
+    (0x11935, 0x11935),
+    (0x11938, 0x11938),
+    (0x1193d, 0x1193e),
+    (0x11943, 0x11943),
+    (0x119e0, 0x119e0),
+    (0x11a34, 0x11a34),
+    (0x11a47, 0x11a47),
+    (0x11a99, 0x11a99),
+    (0x11d42, 0x11d42),
+    (0x11d44, 0x11d45),
+    (0x11d97, 0x11d97),
+    (0x11f41, 0x11f42),
+    (0x1611e, 0x16129),
+    (0x1612f, 0x1612f),
+    (0x16d63, 0x16d63),
+    (0x16d67, 0x16d6a),
+    (0x16ff0, 0x16ff1),
+    (0x1ccd6, 0x1ccf9),
+    (0x1e030, 0x1e06d),
+    (0x1e08f, 0x1e08f),
+    (0x1e130, 0x1e136),
+    (0x1e2ae, 0x1e2ae),
+    (0x1e2ec, 0x1e2ef),
+    (0x1e4ec, 0x1e4ef),
+    (0x1e5ee, 0x1e5ef),
+    (0x1e6e3, 0x1e6e3),
+    (0x1e6e6, 0x1e6e6),
+    (0x1e6ee, 0x1e6ef),
+    (0x1e6f5, 0x1e6f5),
+    (0x1f16c, 0x1f16c),
+    (0x1fbf0, 0x1fbf9),
+];
+
+fn is_newer(character: char) -> bool {
+    let code = u32::from(character);
+    let following = NEWER.partition_point(|(_, last)| *last < code);
+    NEWER.get(following).is_some_and(|(first, _)| *first <= code)
+}
+
+/// `text` after all of `normalizers`. `offset` is its place in the whole text, in bytes.
+pub(crate) fn normalize<'a>(normalizers: &[PipelineNormalizer], text: &'a str, offset: usize) -> Result<Cow<'a, str>> {
+    let mut current = Cow::Borrowed(text);
+    for normalizer in normalizers {
+        current = match current {
+            Cow::Borrowed(text) => normalize_one(normalizer, text, offset)?,
+            Cow::Owned(text) => Cow::Owned(normalize_one(normalizer, &text, offset)?.into_owned()),
+        };
+    }
+    Ok(current)
+}
+
+fn normalize_one<'a>(normalizer: &PipelineNormalizer, text: &'a str, offset: usize) -> Result<Cow<'a, str>> {
+    let normalized = normalizer.normalize(text, offset)?;
+    let unicode_form = matches!(
+        normalizer,
+        PipelineNormalizer::NFC(_)
+            | PipelineNormalizer::NFD(_)
+            | PipelineNormalizer::NFKC(_)
+            | PipelineNormalizer::NFKD(_)
+    );
+    // What Unicode 17 leaves alone, Unicode 9 leaves alone.
+    if !unicode_form || matches!(normalized, Cow::Borrowed(_)) || !text.contains(is_newer) {
+        return Ok(normalized);
+    }
+    let mut pieces = String::with_capacity(text.len());
+    for piece in text.split_inclusive(is_newer) {
+        let before = piece.trim_end_matches(is_newer);
+        pieces.push_str(&normalizer.normalize(before, offset)?);
+        pieces.push_str(piece.get(before.len()..).unwrap_or_default());
+    }
+    Ok(Cow::Owned(pieces))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use tk_encode::normalizers::unicode::{NFC, NFD, NFKC, NFKD};
+    use unicode_normalization::UnicodeNormalization as Newer;
+    use unicode_normalization::char::canonical_combining_class as newer_class;
+    use unicode_normalization_alignments::UnicodeNormalization as Older;
+    use unicode_normalization_alignments::char::canonical_combining_class as older_class;
+
+    fn characters() -> impl Iterator<Item = char> {
+        (0..=0x10_ffff).filter_map(char::from_u32)
+    }
+
+    #[test]
+    fn the_newer_characters_are_those_that_the_tables_treat_otherwise() {
+        let mut newer = BTreeSet::new();
+        for character in characters() {
+            let text = character.to_string();
+            let decomposed: String = Newer::nfd(text.as_str()).collect();
+            let canonical = decomposed
+                .chars()
+                .eq(Older::nfd(text.as_str()).map(|(character, _)| character));
+            let compatible = Newer::nfkd(text.as_str()).eq(Older::nfkd(text.as_str()).map(|(character, _)| character));
+            if !canonical || !compatible || newer_class(character) != older_class(character) {
+                newer.insert(character);
+            }
+            if !canonical {
+                // A part that Unicode 9 treats as a mark stays one: what it would compose with ends what stands before.
+                newer.extend(decomposed.chars().filter(|part| older_class(*part) == 0));
+            }
+        }
+        assert_eq!(
+            characters()
+                .filter(|character| is_newer(*character))
+                .collect::<BTreeSet<_>>(),
+            newer
+        );
+    }
+
+    #[test]
+    fn forms_are_those_of_the_older_tables() {
+        let mut characters: Vec<char> = characters().filter(|character| is_newer(*character)).collect();
+        characters.extend(
+            "aeoA\u{301}\u{327}\u{323}\u{307}\u{308}\u{345}가ᄀ\u{1161}\u{11a8}ﬁé\u{3099}か\u{93c}क"
+                .repeat(20)
+                .chars(),
+        );
+        let mut state = 5_u64;
+        for _ in 0..20_000 {
+            let text: String = (0..12)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                        .wrapping_add(0x1405_7b7e_f767_814f);
+                    characters[(state >> 33) as usize % characters.len()]
+                })
+                .collect();
+            let ours = |normalizer| normalize(&[normalizer], &text, 0).unwrap().into_owned();
+            let only = |pairs: &mut dyn Iterator<Item = (char, isize)>| {
+                pairs.map(|(character, _)| character).collect::<String>()
+            };
+            let older = text.as_str();
+            assert_eq!(
+                ours(PipelineNormalizer::NFC(NFC)),
+                only(&mut Older::nfc(older)),
+                "{text:?}"
+            );
+            assert_eq!(
+                ours(PipelineNormalizer::NFD(NFD)),
+                only(&mut Older::nfd(older)),
+                "{text:?}"
+            );
+            assert_eq!(
+                ours(PipelineNormalizer::NFKC(NFKC)),
+                only(&mut Older::nfkc(older)),
+                "{text:?}"
+            );
+            assert_eq!(
+                ours(PipelineNormalizer::NFKD(NFKD)),
+                only(&mut Older::nfkd(older)),
+                "{text:?}"
+            );
+        }
+    }
+}
