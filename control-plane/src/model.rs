@@ -32,7 +32,7 @@ impl Artefact {
 
 /// What a model directory yielded. A part that cannot be used says why; its pool then routes by load.
 pub struct Model {
-    /// The tokenizer and its canonical `tokenizer.json`.
+    /// The tokenizer and what filters load it from.
     pub tokenizer: Result<(Tokenizer, Artefact), String>,
     /// The chat template and the JSON of its [`ModelText`].
     pub template: Result<(ChatTemplate, Artefact), String>,
@@ -40,7 +40,7 @@ pub struct Model {
 
 impl Model {
     /// Loads and tries out everything in `directory`: `tokenizer.json`, `tokenizer_config.json` and, where there is
-    /// one, `chat_template.jinja`. About a second for a vocabulary of 150,000.
+    /// one, `chat_template.jinja`. A few seconds for a vocabulary of 150,000.
     pub fn load(directory: &Path) -> Self {
         Self {
             tokenizer: load_tokenizer(directory),
@@ -69,12 +69,20 @@ impl Model {
 fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     let json = read(&directory.join("tokenizer.json"))?;
     let failed = |error: &dyn Display| format!("tokenizer.json: {error}");
-    // The filter reads the canonical layout only, so whatever Hugging Face wrote is converted here.
+    // The tokenizer library reads the canonical layout only, so whatever Hugging Face wrote is converted here.
     let mut value = serde_json::from_slice(&json).map_err(|error| failed(&error))?;
     tk_convert::canonicalize_value(&mut value).map_err(|error| failed(&error))?;
     let canonical = serde_json::to_vec(&value).map_err(|error| failed(&error))?;
-    let tokenizer = Tokenizer::from_json(&canonical).map_err(|error| error.to_string())?;
-    Ok((tokenizer, Artefact::new(canonical)))
+    let tokenizer::Artefact { bytes, not_flat } = tokenizer::build(&canonical).map_err(|error| error.to_string())?;
+    if let Some(reason) = not_flat {
+        tracing::warn!(
+            directory = %directory.display(), reason,
+            "the tokenizer has no flat tables: filters take about a second and ten times the memory to load it"
+        );
+    }
+    let artefact = Artefact::new(bytes);
+    let tokenizer = Tokenizer::load(artefact.content.to_vec()).map_err(|error| error.to_string())?;
+    Ok((tokenizer, artefact))
 }
 
 fn load_template(directory: &Path) -> Result<(ChatTemplate, Artefact), String> {

@@ -32,7 +32,8 @@ async fn a_filter_gets_everything_and_follows() {
         .collect();
     assert_eq!(models, [("tiny", None), ("tuned", Some("tuned"))]);
     assert!(pool.kv_events);
-    let tokenizer = tokenizer::Tokenizer::from_json(&filter.artefacts[&pool.tokenizer.unwrap()]).unwrap();
+    let artefact = filter.artefacts[&pool.tokenizer.unwrap()].clone();
+    let tokenizer = tokenizer::Tokenizer::load(artefact.into()).unwrap();
     let mut ids = Vec::new();
     tokenizer.encode_into("!\"#", false, &mut ids).unwrap();
     assert_eq!(ids, [0, 1, 2]);

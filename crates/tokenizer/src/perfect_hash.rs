@@ -47,9 +47,9 @@ pub(crate) struct Assignment {
 /// Finds pilots for keys with these hashes. `None` if two hashes are equal, or so alike that no pilot parts them.
 pub(crate) fn assign(hashes: &[u64]) -> Option<Assignment> {
     // A full table takes long to fill: spare slots, and more of them on every further attempt.
-    [32, 16, 8, 4, 2]
-        .into_iter()
-        .find_map(|spare| assign_within(hashes, hashes.len().saturating_add(hashes.len() / spare)))
+    (1..=5)
+        .rev()
+        .find_map(|spare| assign_within(hashes, hashes.len().saturating_add(hashes.len() >> spare)))
 }
 
 fn assign_within(hashes: &[u64], slots: usize) -> Option<Assignment> {

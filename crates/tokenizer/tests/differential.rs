@@ -59,13 +59,10 @@ fn ids_equal_those_of_the_other_implementations() {
         for document in &documents {
             for add_special_tokens in [false, true] {
                 let expected = theirs.encode_fast(document.as_str(), add_special_tokens).unwrap();
-                // The library normalizes by newer Unicode tables (see `flat::normalize`).
-                let ours = if normalized_otherwise(document) {
-                    vec![&flat]
-                } else {
-                    vec![&flat, &library]
-                };
-                for ours in ours {
+                for ours in [&flat, &library] {
+                    if std::ptr::eq(ours, &library) && is_newer_to_the_library(document) {
+                        continue;
+                    }
                     let mut ids = vec![7];
                     ours.encode_into(document, add_special_tokens, &mut ids).unwrap();
                     assert_eq!(ids[0], 7, "appends");
@@ -79,9 +76,11 @@ fn ids_equal_those_of_the_other_implementations() {
     }
 }
 
-fn normalized_otherwise(document: &str) -> bool {
-    let older = unicode_normalization_alignments::UnicodeNormalization::nfc(document).map(|(character, _)| character);
-    !unicode_normalization::UnicodeNormalization::nfc(document).eq(older)
+/// Whether the library's tables may treat the document otherwise than the older ones that engines have: the flat engine
+/// makes up for that (`flat::normalize`, `flat::classes`), the library does not.
+fn is_newer_to_the_library(document: &str) -> bool {
+    let old = |character| matches!(character, '\0'..'\u{7fd}' | '\u{2010}'..'\u{2070}' | '\u{3000}'..'\u{31e0}' | '\u{3400}'..'\u{9fd6}' | '가'..='힣');
+    !document.chars().all(old)
 }
 
 #[test]

@@ -11,13 +11,15 @@ use crate::flat::merge::Merger;
 use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash};
 use crate::perfect_hash::{Assignment, assign};
 
+/// Rank and product of each pair.
+pub(super) type Merges = HashMap<(u32, u32), (u32, u32)>;
+
 /// A BPE model, as its section of `tokenizer.json` has it.
 pub(super) struct Bpe {
     /// By id; the spelling of the file.
     tokens: Vec<(String, u32)>,
     by_text: HashMap<String, u32>,
-    /// Rank and product of each pair.
-    pub(super) merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: Merges,
     byte_level: bool,
     byte_fallback: bool,
     fuse_unknown: bool,
@@ -171,6 +173,12 @@ impl Bpe {
         tokens.collect()
     }
 
+    /// The texts that tokens stand for.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let texts = self.token_bytes().into_iter();
+        texts.filter_map(|(bytes, _)| String::from_utf8(bytes).ok()).collect()
+    }
+
     /// Words that need no merging: all tokens where the model says so, else those that merging gives anyway.
     fn words(&self, meta: Meta, sections: &[Vec<u8>]) -> Vec<(Vec<u8>, u32)> {
         let section = |index: usize| sections.get(index).map_or(&[][..], Vec::as_slice);
@@ -198,7 +206,7 @@ impl Bpe {
     }
 }
 
-fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<HashMap<(u32, u32), (u32, u32)>, String> {
+fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<Merges, String> {
     let list = model
         .get("merges")
         .and_then(Value::as_array)
@@ -256,19 +264,4 @@ fn pilot_bytes(pilots: Vec<u16>) -> Vec<u8> {
 /// The bytes of a token spelled in the byte-level alphabet; `None` if it is not.
 fn byte_level_bytes(token: &str) -> Option<Vec<u8>> {
     token.chars().map(char_to_byte).collect()
-}
-
-/// The texts of all tokens of a model.
-pub(super) fn texts(model: &Value) -> Vec<String> {
-    let byte_level = model.get("byte_level").and_then(Value::as_bool) == Some(true);
-    let tokens = model.get("vocab").and_then(Value::as_object).into_iter().flatten();
-    let texts = tokens.filter_map(|(token, _)| {
-        let bytes = if byte_level {
-            byte_level_bytes(token)?
-        } else {
-            token.clone().into_bytes()
-        };
-        String::from_utf8(bytes).ok()
-    });
-    texts.collect()
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::bpe::Merges;
 use crate::flat::tables::{NO_PAGE, NO_SYMBOL, PAGE, PAGES};
 
 /// Symbols by character, in pages.
@@ -44,11 +45,7 @@ impl CharTable {
 /// token, and at every step of that no neighbour can take the first or last symbol away at a better rank. What stands
 /// left of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a
 /// first byte, which is below 0x80 or from 0xC2 on.
-pub(super) fn byte_level_chars(
-    tokens: &[(Vec<u8>, u32)],
-    bytes: &[u32; 256],
-    merges: &HashMap<(u32, u32), (u32, u32)>,
-) -> CharTable {
+pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], merges: &Merges) -> CharTable {
     let edges: HashMap<u32, (u8, u8)> = tokens
         .iter()
         .filter_map(|(bytes, id)| Some((*id, (*bytes.first()?, *bytes.last()?))))
@@ -96,11 +93,7 @@ fn lower(ranks: &mut HashMap<u32, u32>, symbol: u32, rank: u32) {
 }
 
 /// The one symbol that `symbols` merge into, if every step is `safe` for the first and last symbol and the step's rank.
-fn settle(
-    mut symbols: Vec<u32>,
-    merges: &HashMap<(u32, u32), (u32, u32)>,
-    safe: impl Fn(u32, u32, u32) -> bool,
-) -> Option<u32> {
+fn settle(mut symbols: Vec<u32>, merges: &Merges, safe: impl Fn(u32, u32, u32) -> bool) -> Option<u32> {
     while symbols.len() > 1 {
         let ranked = symbols.iter().zip(symbols.iter().skip(1)).enumerate();
         let best = ranked.filter_map(|(at, (left, right))| Some((merges.get(&(*left, *right))?, at)));

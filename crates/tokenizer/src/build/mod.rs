@@ -28,12 +28,7 @@ pub fn build(json: &[u8]) -> Result<Artefact, LoadError> {
     let library = read_json(json)?;
     // A regex that would need a regex engine is found out about when it is used.
     library_ids(&library, PROBE)?;
-    let flat = flat(json, &library).and_then(|bytes| {
-        let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
-        compare(&flat, &library, json)?;
-        Ok(bytes)
-    });
-    let (bytes, not_flat) = match flat {
+    let (bytes, not_flat) = match flat(json, &library) {
         Ok(bytes) => (bytes, None),
         Err(reason) => (artefact::write(Form::Json, &[json.to_vec()]), Some(reason)),
     };
@@ -73,7 +68,10 @@ fn flat(json: &[u8], library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
         .collect::<Vec<_>>()
         .try_into()
         .map_err(|_| "wrong number of sections".to_owned())?;
-    Ok(artefact::write(Form::Flat, &sections))
+    let bytes = artefact::write(Form::Flat, &sections);
+    let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
+    compare(&flat, library, bpe.texts())?;
+    Ok(bytes)
 }
 
 fn added_tokens(library: &PipelineTokenizer) -> Result<Vec<Added>, String> {
@@ -106,9 +104,7 @@ fn library_ids(library: &PipelineTokenizer, text: &str) -> Result<Vec<u32>, Load
 }
 
 /// That both give the same ids for the probe and for everything that the vocabulary holds, alone and side by side.
-fn compare(flat: &Tokenizer, library: &PipelineTokenizer, json: &[u8]) -> Result<(), String> {
-    let json: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let texts = bpe::texts(json.get("model").ok_or("no model")?);
+fn compare(flat: &Tokenizer, library: &PipelineTokenizer, texts: Vec<String>) -> Result<(), String> {
     let together = texts.chunks(64).flat_map(|texts| [texts.concat(), texts.join(" ")]);
     for text in together.chain([PROBE.to_owned()]) {
         let mut ids = Vec::new();

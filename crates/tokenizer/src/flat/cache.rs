@@ -3,7 +3,7 @@
 //! Entries are found by a hash and confirmed by the word's full content, so two words can never be taken for one another.
 //! Words of up to 15 bytes, nearly all of them in text with spaces, are keyed by their bytes as such, in slots of 32
 //! bytes that also hold up to three ids. What does not fit there stands in two arenas; when one is full everything is
-//! forgotten. All together at most about 3 MiB.
+//! forgotten. All together at most about 5 MiB.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,15 +12,17 @@ use crate::perfect_hash::spread;
 /// Longest word that is its own key, in bytes.
 pub(crate) const SHORT: usize = 15;
 /// Longest word that is remembered, in bytes.
-const LONGEST: usize = 256;
-/// Slots for short words, 32 bytes each; a power of two.
-const SHORT_SLOTS: usize = 1 << 15;
-/// Slots for long words, 24 bytes each; a power of two.
-const LONG_SLOTS: usize = 1 << 13;
+const LONGEST: usize = 4 << 10;
+/// Slots for short words, 32 bytes each.
+const SHORT_SLOTS: usize = 1 << SHORT_BITS;
+const SHORT_BITS: u32 = 15;
+/// Slots for long words, 24 bytes each.
+const LONG_SLOTS: usize = 1 << LONG_BITS;
+const LONG_BITS: u32 = 13;
 /// Bytes of long words.
-const WORD_BYTES: usize = 384 << 10;
+const WORD_BYTES: usize = 1 << 20;
 /// Ids of encodings that do not fit a slot.
-const IDS: usize = 192 << 10;
+const IDS: usize = 256 << 10;
 /// Ids that fit a slot.
 const INLINE_IDS: usize = 3;
 
@@ -33,17 +35,25 @@ pub(crate) struct Key {
 
 /// Masks for the lower and upper 8 bytes of a word of 0 to 15 bytes.
 const MASKS: [(u64, u64); SHORT + 1] = {
-    let mut masks = [(0, 0); SHORT + 1];
-    let mut length = 1;
-    while length <= SHORT {
-        masks[length] = if length < 8 {
-            ((1 << (8 * length)) - 1, 0)
-        } else {
-            (u64::MAX, (1 << (8 * (length - 8))) - 1)
-        };
-        length += 1;
-    }
-    masks
+    const ALL: u64 = u64::MAX;
+    [
+        (0, 0),
+        (ALL >> 56, 0),
+        (ALL >> 48, 0),
+        (ALL >> 40, 0),
+        (ALL >> 32, 0),
+        (ALL >> 24, 0),
+        (ALL >> 16, 0),
+        (ALL >> 8, 0),
+        (ALL, 0),
+        (ALL, ALL >> 56),
+        (ALL, ALL >> 48),
+        (ALL, ALL >> 40),
+        (ALL, ALL >> 32),
+        (ALL, ALL >> 24),
+        (ALL, ALL >> 16),
+        (ALL, ALL >> 8),
+    ]
 };
 
 impl Key {
@@ -67,9 +77,18 @@ impl Key {
         })
     }
 
-    #[inline(always)]
+    /// The hash of the word; see [`hash`].
     pub(crate) fn hash(self) -> u64 {
         spread(self.lower ^ self.upper.wrapping_mul(0xa076_1d64_78bd_642f).rotate_left(23))
+    }
+}
+
+impl Key {
+    /// The key's slot. A product's upper bits depend on all bits of its factors, which is enough here.
+    #[inline(always)]
+    fn home(self) -> usize {
+        let product = (self.lower ^ self.upper.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (product >> (u64::BITS - SHORT_BITS)) as usize
     }
 }
 
@@ -129,8 +148,8 @@ impl Default for WordCache {
 impl WordCache {
     /// Appends the ids of a short word. Whether it is known.
     #[inline(always)]
-    pub(crate) fn short(&self, key: Key, hash: u64, ids: &mut Vec<u32>) -> bool {
-        let home = short_home(hash);
+    pub(crate) fn short(&self, key: Key, ids: &mut Vec<u32>) -> bool {
+        let home = key.home();
         for place in [home, home ^ 1] {
             let Some(slot) = self.short.get(place) else {
                 return false;
@@ -163,23 +182,24 @@ impl WordCache {
 
     /// Appends the ids of a word that is not short. Whether it is known.
     pub(crate) fn long(&self, word: &[u8], hash: u64, ids: &mut Vec<u32>) -> bool {
-        let Some(slot) = self.long.get(long_home(hash)) else {
-            return false;
-        };
-        let known = slot.hash == hash
-            && slot.word_length as usize == word.len()
-            && self
-                .words
-                .get(slot.word as usize..)
-                .is_some_and(|words| words.starts_with(word));
-        if known {
+        let home = long_home(hash);
+        let slots = [home, home ^ 1].map(|place| self.long.get(place));
+        let known = slots.into_iter().flatten().find(|slot| {
+            slot.hash == hash
+                && slot.word_length as usize == word.len()
+                && self
+                    .words
+                    .get(slot.word as usize..)
+                    .is_some_and(|words| words.starts_with(word))
+        });
+        if let Some(slot) = known {
             ids.extend_from_slice(self.arena_ids(slot.ids, slot.count));
         }
-        known
+        known.is_some()
     }
 
     /// Remembers the ids of a short word.
-    pub(crate) fn insert_short(&mut self, key: Key, hash: u64, ids: &[u32]) {
+    pub(crate) fn insert_short(&mut self, key: Key, ids: &[u32]) {
         let mut slot = ShortSlot {
             key,
             ids: [0; INLINE_IDS],
@@ -195,14 +215,7 @@ impl WordCache {
             };
             slot.ids = [start, 0, 0];
         }
-        let home = short_home(hash);
-        // The one that was there gets its neighbour's place, so the two most recent ones stay.
-        let before = self.short.get_mut(home).map(|place| std::mem::replace(place, slot));
-        if let (Some(before), Some(place)) = (before, self.short.get_mut(home ^ 1))
-            && before.key != Key::default()
-        {
-            *place = before;
-        }
+        put(&mut self.short, key.home(), slot);
     }
 
     /// Remembers the ids of a word that is not short, if it is not too long.
@@ -210,16 +223,15 @@ impl WordCache {
         if word.len() > LONGEST {
             return;
         }
-        if let Some((start, first)) = self.reserve(word, ids)
-            && let Some(slot) = self.long.get_mut(long_home(hash))
-        {
-            *slot = LongSlot {
+        if let Some((start, first)) = self.reserve(word, ids) {
+            let slot = LongSlot {
                 hash,
                 word: start,
                 word_length: word.len() as u32,
                 ids: first,
                 count: ids.len() as u32,
             };
+            put(&mut self.long, long_home(hash), slot);
         }
     }
 
@@ -242,13 +254,16 @@ impl WordCache {
     }
 }
 
-#[inline(always)]
-fn short_home(hash: u64) -> usize {
-    (hash >> (64 - SHORT_SLOTS.trailing_zeros())) as usize
+/// Puts `slot` at `home`. The one that was there gets its neighbour's place, so the two most recent ones stay.
+fn put<T>(slots: &mut [T], home: usize, slot: T) {
+    let before = slots.get_mut(home).map(|place| std::mem::replace(place, slot));
+    if let (Some(before), Some(place)) = (before, slots.get_mut(home ^ 1)) {
+        *place = before;
+    }
 }
 
 fn long_home(hash: u64) -> usize {
-    (hash >> (64 - LONG_SLOTS.trailing_zeros())) as usize
+    (hash >> (u64::BITS - LONG_BITS)) as usize
 }
 
 #[cfg(test)]
@@ -259,7 +274,7 @@ mod tests {
     fn get(cache: &WordCache, word: &[u8]) -> Option<Vec<u32>> {
         let mut ids = vec![9];
         let known = match Key::of(word, 0, word.len()) {
-            Some(key) => cache.short(key, hash(word), &mut ids),
+            Some(key) => cache.short(key, &mut ids),
             None => cache.long(word, hash(word), &mut ids),
         };
         assert_eq!(ids.remove(0), 9, "appends");
@@ -268,7 +283,7 @@ mod tests {
 
     fn insert(cache: &mut WordCache, word: &[u8], ids: &[u32]) {
         match Key::of(word, 0, word.len()) {
-            Some(key) => cache.insert_short(key, hash(word), ids),
+            Some(key) => cache.insert_short(key, ids),
             None => cache.insert_long(word, hash(word), ids),
         }
     }

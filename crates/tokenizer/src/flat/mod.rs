@@ -5,6 +5,7 @@
 //! words. The words become ids here: remembered, whole, or merged.
 
 pub(crate) mod cache;
+mod classes;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod normalize;
@@ -26,8 +27,10 @@ use self::tables::{Meta, Tables};
 use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
 
-/// Memory that is kept between texts may hold this many words and symbols; larger is given back.
-const KEPT: usize = 1 << 16;
+/// Words of a text, and symbols of a word, that memory is kept for between texts; what took more is given back. 4 and 2
+/// MiB.
+const KEPT_WORDS: usize = 1 << 19;
+const KEPT_SYMBOLS: usize = 1 << 16;
 
 /// A loaded flat artefact.
 pub(crate) struct Flat {
@@ -99,7 +102,11 @@ impl Flat {
                         scratch.words.clear();
                         self.components
                             .get_pre_tokenizer()
-                            .pre_tokenize(text, &mut scratch.pre_tokenizer, &mut scratch.words)
+                            .pre_tokenize(
+                                &classes::as_classified(text),
+                                &mut scratch.pre_tokenizer,
+                                &mut scratch.words,
+                            )
                             .map_err(failed)?;
                         scratch.encode_words(&tables, text, ids)?;
                     }
@@ -140,11 +147,10 @@ impl Scratch {
             let (start, end) = (span.start as usize, span.end as usize);
             let length = end.wrapping_sub(start);
             if let Some(key) = Key::of(text.as_bytes(), start, length) {
-                let hash = key.hash();
-                if !cache.short(key, hash, ids) {
+                if !cache.short(key, ids) {
                     let before = ids.len();
-                    encode_word(tables, merger, text.get(start..end), hash, ids)?;
-                    cache.insert_short(key, hash, ids.get(before..).unwrap_or_default());
+                    encode_word(tables, merger, text.get(start..end), key.hash(), ids)?;
+                    cache.insert_short(key, ids.get(before..).unwrap_or_default());
                 }
             } else if let Some(word) = text.get(start..end) {
                 let hash = cache::hash(word.as_bytes());
@@ -159,8 +165,8 @@ impl Scratch {
     }
 
     fn shrink(&mut self) {
-        self.merger.shrink(KEPT);
-        if self.words.capacity() > KEPT {
+        self.merger.shrink(KEPT_SYMBOLS);
+        if self.words.capacity() > KEPT_WORDS {
             self.words = Vec::new();
             self.pre_tokenizer = PreTokenizerScratch::default();
         }

@@ -169,7 +169,7 @@ impl<'a> Tables<'a> {
             let symbol = u32::from_le_bytes(*symbol);
             known(symbol) || symbol == NO_SYMBOL
         };
-        let pages = self.chars.len() / PAGE as usize;
+        let pages = self.chars.as_chunks::<{ PAGE as usize }>().0.len();
         let good = self.bytes.len() == 256
             && self.char_pages.len() == PAGES
             && self.chars.len().is_multiple_of(PAGE as usize)

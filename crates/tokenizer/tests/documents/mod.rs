@@ -201,6 +201,8 @@ fn fixed() -> Vec<String> {
         let length = random.below(300);
         documents.push((0..length).map(|_| mixed(&mut random)).collect());
     }
+    documents.extend((0..=0x10_ffff).step_by(487).filter_map(char::from_u32).map(sweep));
+    documents.extend(UNICODE_17.iter().filter_map(|code| char::from_u32(*code)).map(sweep));
     for (unit, count) in [
         (" ", 4000),
         ("\n", 3000),
@@ -216,6 +218,18 @@ fn fixed() -> Vec<String> {
     }
     documents
 }
+
+/// A character beside letters, digits, punctuation, spaces and itself.
+fn sweep(character: char) -> String {
+    let c = character;
+    format!("x{c}y ,{c}1{c}\n{c}{c} Ab{c}Cd{c}e {c}'s")
+}
+
+/// Some characters that came with Unicode 17: letters, marks, symbols.
+const UNICODE_17: &[u32] = &[
+    0x88f, 0xc5c, 0x1acf, 0x20c1, 0xa7ce, 0xa7f1, 0x10940, 0x11b60, 0x16ea0, 0x18d80, 0x1e6c0, 0x1fac8, 0x323b0,
+    0x33479,
+];
 
 fn character(random: &mut Random, (first, last): (u32, u32)) -> char {
     let offset = random.below((last - first + 1) as usize) as u32;
