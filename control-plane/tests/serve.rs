@@ -33,7 +33,7 @@ async fn a_filter_gets_everything_and_follows() {
     assert_eq!(models, [("tiny", None), ("tuned", Some("tuned"))]);
     assert!(pool.kv_events);
     let artefact = filter.artefacts[&pool.tokenizer.unwrap()].clone();
-    let tokenizer = tokenizer::Tokenizer::load(artefact.into()).unwrap();
+    let tokenizer = tokenizer::Tokenizer::load(artefact).unwrap();
     let mut ids = Vec::new();
     tokenizer.encode_into("!\"#", false, &mut ids).unwrap();
     assert_eq!(ids, [0, 1, 2]);

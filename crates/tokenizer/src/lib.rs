@@ -7,7 +7,8 @@
 //! A tokenizer travels as an *artefact*. The control plane builds it natively ([`build`]) from the *canonical* layout of
 //! `tokenizer.json` (`"version": "2.0"`, as `tk_convert::canonicalize_str` writes it); the filter's wasm VM loads it
 //! ([`Tokenizer::load`]). For BPE models it is flat tables that are used where they lie, a few milliseconds and megabytes
-//! to load; for others it is the JSON, which takes a second and ten times the memory.
+//! to load; for others it is the JSON, which takes a second and ten times the memory, and is treated by the Unicode
+//! tables of the 1.0 line, which know characters that those of the 0.x line do not ([`Artefact::not_flat`] says why).
 
 #![cfg_attr(
     not(test),
