@@ -60,6 +60,10 @@ const NEWER: &[(u32, u32)] = &[
 const UNASSIGNED: [char; 2] = ['\u{fdd0}', '\u{1fffe}'];
 
 fn is_newer(character: char) -> bool {
+    // Nearly all text: below the first of them, and from kana to Hangul.
+    if matches!(character, ..'\u{88f}' | '\u{2b97}'..'\u{a7ce}' | '\u{a7f2}'..'\u{fbc3}') {
+        return false;
+    }
     let code = u32::from(character);
     let following = NEWER.partition_point(|(_, last)| *last < code);
     NEWER.get(following).is_some_and(|(first, _)| *first <= code)
