@@ -104,6 +104,37 @@ async fn a_lost_last_message_is_found_by_asking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_replay_is_tried_again() {
+    let engine = Engine::start().await;
+    let app = App::start(config(&model_dir("retry"), &[&engine], PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    filter
+        .until("the old blocks", |filter| filter.depth(&prompt(1, 3), 0) == 3)
+        .await;
+
+    // It comes back, but its replay socket hangs up: on the question of the new connection, and on further ones.
+    let (events, replay) = engine.kill().await;
+    let hangs_up = listen(replay.strip_prefix("tcp://").unwrap()).await;
+    let back = tokio::spawn(async move { Engine::start_at(&events, &replay).await });
+    for _ in 0..4 {
+        let asked = tokio::time::timeout(PATIENCE, hangs_up.accept()).await;
+        drop(asked.expect("nobody asks any more").unwrap());
+    }
+    drop(hangs_up);
+    let engine = back.await.unwrap();
+    // No live message tells of this one.
+    engine.lose([store(&prompt(2, 2), 20)]).await;
+    filter
+        .until("the new blocks alone", |filter| {
+            filter.depth(&prompt(2, 2), 0) == 2 && filter.depth(&prompt(1, 3), 0) == 0
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gap_that_cannot_be_replayed_leaves_no_ghost() {
     let engine = Engine::start().await;
     let app = App::start(config(&model_dir("gap"), &[&engine], PATIENT))

@@ -129,6 +129,7 @@ impl Feeding {
         self.cursor.connected(&mut self.effects);
         let mut next_probe = Instant::now() + SECOND_LOOK;
         let mut looked_twice = false;
+        let mut retry = SECOND_LOOK;
         let mut dead = self.perform().await?;
         while !dead {
             let wakeup = tokio::select! {
@@ -149,7 +150,17 @@ impl Feeding {
                     }
                     self.take_live(message);
                 }
-                Wakeup::Replayed(answer) => self.take_replayed(answer),
+                Wakeup::Replayed(answer) => {
+                    if matches!(answer, Answer::Failed(_)) {
+                        // What it would have told may come in no other way, however lively the publisher is.
+                        looked_twice = false;
+                        next_probe = Instant::now() + retry;
+                        retry = (retry * 2).min(self.probe_interval());
+                    }
+                    self.take_replayed(answer);
+                }
+                // Being asked already: this is no look of its own.
+                Wakeup::Idle if self.replay.is_some() => next_probe = Instant::now() + SECOND_LOOK,
                 Wakeup::Idle => {
                     looked_twice = true;
                     next_probe = Instant::now() + self.probe_interval();

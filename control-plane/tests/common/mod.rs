@@ -66,7 +66,12 @@ impl Engine {
             loop {
                 tokio::select! {
                     command = received.recv() => match command {
-                        None => return,
+                        None => {
+                            // A dropped socket goes on accepting for a moment, into nowhere; a process that dies does not.
+                            publish.close().await;
+                            router.close().await;
+                            return;
+                        }
                         Some(Command::ForgetBefore(sequence, done)) => {
                             buffer.retain(|(number, _)| *number >= sequence);
                             done.send(()).unwrap();
@@ -164,6 +169,21 @@ async fn bind<S: Socket>(new: impl Fn() -> S, endpoint: &str) -> (S, String) {
         }
     };
     tokio::time::timeout(PATIENCE, bound)
+        .await
+        .expect("the port stays taken")
+}
+
+/// Listens on a port as soon as the socket that held it is gone.
+pub(crate) async fn listen(address: &str) -> tokio::net::TcpListener {
+    let listening = async {
+        loop {
+            match tokio::net::TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, listening)
         .await
         .expect("the port stays taken")
 }
