@@ -10,14 +10,18 @@ const IMPATIENT: &str = "events: {disconnect_grace: 100ms, probe_interval: 100ms
 /// Nothing is given up or asked in the time of a test.
 const PATIENT: &str = "events: {disconnect_grace: 10m, probe_interval: 1h}\n";
 
+/// A control plane that follows these engines, and a filter that follows it.
+async fn followed(name: &str, engines: &[&Engine], events: &str) -> (App, Filter) {
+    let app = App::start(config(&model_dir(name), engines, events)).await.unwrap();
+    let filter = Filter::connect(&app).await;
+    (app, filter)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_gets_everything_and_follows() {
     let engine = Engine::start().await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
-    let app = App::start(config(&model_dir("everything"), &[&engine], ""))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (app, mut filter) = followed("everything", &[&engine], "").await;
     filter
         .until("blocks from before", |filter| filter.depth(&prompt(1, 3), 0) == 3)
         .await;
@@ -70,10 +74,7 @@ async fn a_filter_gets_everything_and_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_message_is_replayed() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("lost"), &[&engine], PATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (_app, mut filter) = followed("lost", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
     filter
         .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
@@ -89,10 +90,7 @@ async fn a_lost_message_is_replayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_last_message_is_found_by_asking() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("last"), &[&engine], IMPATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (_app, mut filter) = followed("last", &[&engine], IMPATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
     filter
         .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
@@ -106,10 +104,7 @@ async fn a_lost_last_message_is_found_by_asking() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_replay_is_tried_again() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("retry"), &[&engine], PATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (_app, mut filter) = followed("retry", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
     filter
         .until("the old blocks", |filter| filter.depth(&prompt(1, 3), 0) == 3)
@@ -137,10 +132,7 @@ async fn a_failed_replay_is_tried_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_that_cannot_be_replayed_leaves_no_ghost() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("gap"), &[&engine], PATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (app, mut filter) = followed("gap", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
     filter
         .until("the first message", |filter| filter.depth(&prompt(1, 3), 0) == 3)
@@ -159,10 +151,7 @@ async fn a_gap_that_cannot_be_replayed_leaves_no_ghost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_engine_starts_from_nothing() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("restart"), &[&engine], PATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (_app, mut filter) = followed("restart", &[&engine], PATIENT).await;
     for number in 1..4 {
         engine
             .publish([store(&prompt(number, 3), u64::from(number) * 10)])
@@ -241,10 +230,7 @@ async fn a_dead_engine_leaves_the_view_and_the_others_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_costs_its_message_only() {
     let engine = Engine::start().await;
-    let app = App::start(config(&model_dir("poison"), &[&engine], PATIENT))
-        .await
-        .unwrap();
-    let mut filter = Filter::connect(&app).await;
+    let (app, mut filter) = followed("poison", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
     engine.publish([rmpv::Value::from("no event")]).await;
     engine.publish([store_sized(&prompt(2, 2), 20, BLOCK_SIZE * 2)]).await;
