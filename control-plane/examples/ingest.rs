@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use control_plane::events::{EngineHash, Event, Stored};
+use control_plane::events::{Content, EngineHash, Event, Stored};
 use control_plane::index::Index;
 use control_plane::sync::publisher::Publisher;
 use router_core::Slot;
+use router_core::hash::BlockLayout;
 
 const BLOCK_SIZE: u32 = 16;
 const BLOCKS: u64 = 64;
@@ -28,14 +29,15 @@ fn main() {
             blocks: (first..first + BLOCKS)
                 .map(|hash| EngineHash(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
                 .collect(),
-            tokens: tokens.collect(),
+            content: Content::text(tokens.collect()),
             block_size: BLOCK_SIZE,
             ..Stored::default()
         }));
     }
     let total = SEQUENCES * BLOCKS * u64::from(SLOTS);
     let before = resident_kib();
-    let mut index = Index::new(BLOCK_SIZE);
+    let layout = BlockLayout::plain(BLOCK_SIZE).expect("not 0");
+    let mut index = Index::new(layout);
     let mut publisher = Publisher::new(1);
     let mut changes = Vec::new();
     let (mut indexing, mut publishing) = (0.0, 0.0);

@@ -233,7 +233,7 @@ async fn start_pool(
     let (task, handle) = PoolTask::new(
         &config.name,
         epoch,
-        config.block_size,
+        pool.layout,
         delta_interval,
         statuses.clone(),
         metrics,

@@ -10,6 +10,10 @@ use serde_json::Value;
 
 const BLOCK_SIZE: u32 = 32;
 
+fn layout() -> BlockLayout {
+    BlockLayout::plain(BLOCK_SIZE).unwrap()
+}
+
 fn bytes(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap();
     (0..hex.len())
@@ -20,15 +24,14 @@ fn bytes(hex: &Value) -> Vec<u8> {
 
 fn depth(view: &PrefixView, request: &Value, namespace: Option<&str>) -> u64 {
     let tokens: Vec<u32> = serde_json::from_value(request["token_ids"].clone()).unwrap();
-    let layout = BlockLayout::plain(BLOCK_SIZE).unwrap();
-    let locals = local_hashes(&tokens, layout, HashSeed::new(None, namespace));
+    let locals = local_hashes(&tokens, layout(), HashSeed::new(None, namespace));
     view.depths(&sequence_hashes(locals)).of(Slot(0)).into()
 }
 
 #[test]
 fn overlaps_explain_what_vllm_reports() {
     let capture: Value = serde_json::from_str(include_str!("data/vllm_0.32_capture.json")).unwrap();
-    let mut index = Index::new(BLOCK_SIZE);
+    let mut index = Index::new(layout());
     let mut view = PrefixView::new();
     let mut found = Vec::new();
     let mut expected = Vec::new();

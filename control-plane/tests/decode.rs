@@ -1,7 +1,7 @@
 //! Every form of event batches, and what is not one.
 
 use control_plane::events::decode::{DecodeError, MAX_PAYLOAD_BYTES, decode};
-use control_plane::events::{Batch, EngineHash, Event, Stored};
+use control_plane::events::{Batch, Content, EngineHash, Event, Stored, Tier};
 use proptest::prelude::*;
 use rmpv::Value;
 
@@ -38,9 +38,10 @@ fn tokens() -> Value {
 
 fn a_store() -> Stored {
     Stored {
+        tier: Tier::Device,
         parent: Some(EngineHash(7)),
         blocks: vec![EngineHash(8), EngineHash(u64::MAX - 332)],
-        tokens: vec![0, 1, 2, 3],
+        content: Content::text(vec![0, 1, 2, 3]),
         block_size: 2,
         lora: None,
         namespace: None,
@@ -108,7 +109,11 @@ fn removals_clears_and_digests() {
     let digest = Value::Binary(vec![9; 32]);
     let expected = EngineHash(xxhash_rust::xxh3::xxh3_64(&[9; 32]));
     let removed = array(["BlockRemoved".into(), array([digest, 5.into()]), "GPU".into()]);
-    assert_eq!(one(removed).events, [Event::Removed(vec![expected, EngineHash(5)])]);
+    let expected = Event::Removed {
+        tier: Tier::Device,
+        blocks: vec![expected, EngineHash(5)],
+    };
+    assert_eq!(one(removed).events, [expected]);
     assert_eq!(one(array(["AllBlocksCleared".into()])).events, [Event::Cleared]);
     assert_eq!(
         one(map(&[("type", "AllBlocksCleared".into())])).events,
@@ -128,11 +133,10 @@ fn store_with(field: &str, value: Value) -> Batch {
 }
 
 #[test]
-fn what_does_not_concern_the_device_tier_is_left_out_and_named() {
+fn what_does_not_concern_full_attention_on_the_worker_is_left_out_and_named() {
     for (field, value, reason) in [
-        ("medium", Value::from("CPU_PINNED"), "other_tier"),
-        ("medium", "DISK".into(), "other_tier"),
-        ("medium", "TAPE".into(), "unknown_medium"),
+        ("medium", Value::from("TAPE"), "unknown_medium"),
+        ("medium", 7.into(), "unknown_medium"),
         ("kv_cache_spec_kind", "sliding_window".into(), "other_attention"),
         ("locality", "REMOTE".into(), "not_local"),
         ("token_ids", array([array([1.into(), 2.into()])]), "bigram_tokens"),
@@ -154,6 +158,33 @@ fn what_does_not_concern_the_device_tier_is_left_out_and_named() {
             ignored: vec!["unknown_event"]
         }
     );
+}
+
+#[test]
+fn media_are_tiers() {
+    let tiers = [
+        (Tier::Device, &["", "GPU", "device"][..]),
+        (Tier::HostPinned, &["CPU", "CPU_PINNED", "cpu_tier1"]),
+        (Tier::Disk, &["CPU_TIER2", "DISK", "NVME", "STORAGE"]),
+        (Tier::External, &["EXTERNAL", "NETWORK", "REMOTE", "SHARED"]),
+    ];
+    for (tier, media) in tiers {
+        for &medium in media {
+            let stored = Stored {
+                tier,
+                parent: None,
+                ..a_store()
+            };
+            assert_eq!(
+                store_with("medium", medium.into()).events,
+                [Event::Stored(stored)],
+                "{medium}"
+            );
+            let removed = array(["BlockRemoved".into(), array([5.into()]), medium.into()]);
+            let blocks = vec![EngineHash(5)];
+            assert_eq!(one(removed).events, [Event::Removed { tier, blocks }], "{medium}");
+        }
+    }
 }
 
 #[test]
@@ -226,7 +257,7 @@ fn blocks_from_the_first_multimodal_one_on_are_left_out() {
     let expected = Stored {
         parent: None,
         blocks: vec![EngineHash(8)],
-        tokens: vec![0, 1],
+        content: Content::text(vec![0, 1]),
         ..a_store()
     };
     let found = store_with("extra_keys", keys);

@@ -244,6 +244,7 @@ impl PoolMetrics {
             unknown_parent,
             wrong_block_size,
             missing_tokens,
+            other_tier,
             unknown_removed,
         } = *tally;
         let counts = [
@@ -252,6 +253,7 @@ impl PoolMetrics {
             ("unknown_parent", unknown_parent),
             ("wrong_block_size", wrong_block_size),
             ("missing_tokens", missing_tokens),
+            ("other_tier", other_tier),
             ("unknown_removed", unknown_removed),
         ];
         for (reason, count) in counts.into_iter().filter(|(_, count)| *count > 0) {

@@ -1,7 +1,7 @@
 //! From a message's payload to events: pure. One message can cost no more than itself.
 
 use super::raw::{List, RawBatch, RawEvent, RawHash, Scalar};
-use super::{Batch, EngineHash, Event, Stored};
+use super::{Batch, Content, EngineHash, Event, Stored, Tier};
 
 /// Longest payload that is read, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 20;
@@ -21,8 +21,7 @@ pub enum DecodeError {
 
 /// Decodes one payload: msgpack, `KVEventBatch` in array, map or mixed form (vLLM, SGLang, TensorRT-LLM).
 ///
-/// Events that do not concern the device tier of full attention on this worker are left out and named in
-/// [`Batch::ignored`].
+/// Events that do not concern full attention on this worker are left out and named in [`Batch::ignored`].
 ///
 /// # Errors
 /// When the payload is too long or no such batch.
@@ -60,7 +59,11 @@ fn event_of(raw: RawEvent) -> Result<(Event, Option<Ignored>), Ignored> {
         }
         "BlockRemoved" => {
             check_scope(&raw)?;
-            Ok((Event::Removed(hashes(raw.block_hashes)), None))
+            let removed = Event::Removed {
+                tier: tier(&raw.medium)?,
+                blocks: hashes(raw.block_hashes),
+            };
+            Ok((removed, None))
         }
         "AllBlocksCleared" => Ok((Event::Cleared, None)),
         "Ignored" => Err("ignored_event"),
@@ -68,18 +71,25 @@ fn event_of(raw: RawEvent) -> Result<(Event, Option<Ignored>), Ignored> {
     }
 }
 
-/// Only the device tier of the main attention group on the worker itself is routed by.
-fn check_scope(raw: &RawEvent) -> Result<(), Ignored> {
-    match &raw.medium {
-        Scalar::Nil => {}
-        Scalar::Text(medium) => match medium.to_ascii_uppercase().as_str() {
-            "" | "GPU" | "DEVICE" => {}
-            "CPU" | "CPU_PINNED" | "CPU_TIER1" | "CPU_TIER2" | "DISK" | "NVME" | "STORAGE" | "EXTERNAL" | "NETWORK"
-            | "REMOTE" | "SHARED" => return Err("other_tier"),
-            _ => return Err("unknown_medium"),
-        },
+/// The tier that a medium means; the names of vLLM, SGLang and Dynamo. A medium that nobody knows is no tier: taken for
+/// the nearest, it would be credited too much.
+fn tier(medium: &Scalar) -> Result<Tier, Ignored> {
+    let name = match medium {
+        Scalar::Nil => return Ok(Tier::Device),
+        Scalar::Text(name) => name.to_ascii_uppercase(),
         Scalar::Integer(_) | Scalar::Other => return Err("unknown_medium"),
+    };
+    match name.as_str() {
+        "" | "GPU" | "DEVICE" => Ok(Tier::Device),
+        "CPU" | "CPU_PINNED" | "CPU_TIER1" => Ok(Tier::HostPinned),
+        "CPU_TIER2" | "DISK" | "NVME" | "STORAGE" => Ok(Tier::Disk),
+        "EXTERNAL" | "NETWORK" | "REMOTE" | "SHARED" => Ok(Tier::External),
+        _ => Err("unknown_medium"),
     }
+}
+
+/// Only the main attention group on the worker itself is routed by.
+fn check_scope(raw: &RawEvent) -> Result<(), Ignored> {
     if let Scalar::Text(kind) = &raw.kv_cache_spec_kind
         && !matches!(
             kind.as_str(),
@@ -111,20 +121,24 @@ fn stored(raw: RawEvent) -> Result<(Event, Option<Ignored>), Ignored> {
         _ => None,
     };
     let namespace = text(raw.cache_salt).or(raw.lora_name.cache_salt).or(salt);
-    let mut stored = Stored {
+    let tier = tier(&raw.medium)?;
+    let mut blocks = hashes(raw.block_hashes);
+    let mut tokens = raw.token_ids.ids;
+    // What makes a block multimodal is not known from here, so it and all that follows it is left out.
+    let multimodal = plain_blocks < blocks.len();
+    if multimodal {
+        blocks.truncate(plain_blocks);
+        tokens.truncate(plain_blocks.saturating_mul(block_size as usize));
+    }
+    let stored = Stored {
+        tier,
         parent,
-        blocks: hashes(raw.block_hashes),
-        tokens: raw.token_ids.ids,
+        blocks,
+        content: Content::text(tokens),
         block_size,
         lora,
         namespace,
     };
-    // What makes a block multimodal is not known from here, so it and all that follows it is left out.
-    let multimodal = plain_blocks < stored.blocks.len();
-    if multimodal {
-        stored.blocks.truncate(plain_blocks);
-        stored.tokens.truncate(plain_blocks.saturating_mul(block_size as usize));
-    }
     Ok((Event::Stored(stored), multimodal.then_some("multimodal")))
 }
 

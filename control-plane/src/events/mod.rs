@@ -9,37 +9,93 @@ mod raw;
 pub mod replay;
 pub mod zmq;
 
+use router_core::hash::LocalHash;
+
 /// An engine's own name for a block: opaque, never recomputed. 64-bit integers as they are (signed ones by their
 /// bits), longer digests as the xxh3-64 of their bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EngineHash(pub u64);
 
-/// What an engine did to its device-tier cache.
+/// Where a worker keeps a block, nearest first. What is on a nearer tier costs less to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// The accelerator's memory; what engines mean that name none.
+    #[default]
+    Device,
+    /// The host's memory.
+    HostPinned,
+    /// A disk of the worker's.
+    Disk,
+    /// Storage that other workers may share.
+    External,
+}
+
+/// What an engine did to its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Blocks were stored.
+    /// Blocks were stored on one tier.
     Stored(Stored),
-    /// Blocks were dropped.
-    Removed(Vec<EngineHash>),
-    /// Everything was dropped.
+    /// Blocks were dropped from one tier.
+    Removed {
+        /// Which.
+        tier: Tier,
+        /// In any order.
+        blocks: Vec<EngineHash>,
+    },
+    /// Everything was dropped, from every tier.
     Cleared,
 }
 
 /// Consecutive blocks of one sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
+    /// Where they are now; other tiers keep what they have.
+    pub tier: Tier,
     /// What stands before the first block; `None`: it is the first of its sequence.
     pub parent: Option<EngineHash>,
     /// In sequence order.
     pub blocks: Vec<EngineHash>,
-    /// `block_size` for each block.
-    pub tokens: Vec<u32>,
+    /// What is in them.
+    pub content: Content,
     /// Tokens per block.
     pub block_size: u32,
     /// LoRA adapter; seeds the hashes of a root block.
     pub lora: Option<String>,
     /// Cache namespace (salt); seeds the hashes of a root block.
     pub namespace: Option<String>,
+}
+
+/// What is in consecutive blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// As engines tell it.
+    Tokens {
+        /// `block_size` for each block, and one more at the end if `bigrams`.
+        ids: Vec<u32>,
+        /// Whether each block also hashes the first token of the next one (eagle workers).
+        bigrams: bool,
+        /// Identities of each block's multimodal objects; blocks beyond the end have none.
+        media: Vec<Vec<u64>>,
+    },
+    /// As Dynamo's event plane tells it: hashed by the publisher, adapter and namespace included.
+    Hashed(Vec<LocalHash>),
+}
+
+impl Content {
+    /// Text only, in plain blocks.
+    pub fn text(ids: Vec<u32>) -> Self {
+        Self::Tokens {
+            ids,
+            bigrams: false,
+            media: Vec::new(),
+        }
+    }
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::text(Vec::new())
+    }
 }
 
 /// One published message.

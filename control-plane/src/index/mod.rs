@@ -3,13 +3,14 @@
 //! A rank's holdings form a forest; the prefix view gets the blocks that are reachable from a root. So removing a
 //! block in the middle hides what stands below it, and storing it again shows that again, without a token in between.
 
+mod content;
 mod seeds;
 mod slot;
 
 use router_core::Slot;
-use router_core::hash::SequenceHash;
+use router_core::hash::{BlockLayout, SequenceHash};
 
-use crate::events::Event;
+use crate::events::{Event, Stored, Tier};
 use slot::SlotIndex;
 
 /// One change of the prefix view.
@@ -32,10 +33,12 @@ pub struct Tally {
     pub removed: u64,
     /// Not stored, as what stands before them is not known.
     pub unknown_parent: u64,
-    /// Not stored, as their block size is not the pool's.
+    /// Not stored, as their block size or layout is not the pool's.
     pub wrong_block_size: u64,
     /// Not stored, as the event has too few tokens.
     pub missing_tokens: u64,
+    /// Not stored and not removed, as they are not on the device.
+    pub other_tier: u64,
     /// Removals of blocks that were not known.
     pub unknown_removed: u64,
 }
@@ -43,15 +46,15 @@ pub struct Tally {
 /// See the module.
 #[derive(Debug)]
 pub struct Index {
-    block_size: u32,
+    layout: BlockLayout,
     slots: Vec<SlotIndex>,
 }
 
 impl Index {
-    /// An empty index of a pool whose blocks have `block_size` tokens.
-    pub fn new(block_size: u32) -> Self {
+    /// An empty index of a pool whose workers cut prompts by `layout`.
+    pub fn new(layout: BlockLayout) -> Self {
         Self {
-            block_size,
+            layout,
             slots: Vec::new(),
         }
     }
@@ -59,15 +62,22 @@ impl Index {
     /// Takes one event of one rank. Appends the changes of the view, in an order in which the view is prefix-closed
     /// after each of them.
     pub fn apply(&mut self, slot: Slot, event: &Event, changes: &mut Vec<Change>) -> Tally {
-        let block_size = self.block_size;
+        let layout = self.layout;
         let index = self.slot_mut(slot);
         match event {
-            Event::Stored(stored) if stored.block_size == block_size => index.store(stored, changes),
-            Event::Stored(stored) => Tally {
+            Event::Stored(stored) if !content::fits(stored, layout) => Tally {
                 wrong_block_size: stored.blocks.len() as u64,
                 ..Tally::default()
             },
-            Event::Removed(blocks) => index.remove(blocks, changes),
+            Event::Stored(stored) if stored.tier == Tier::Device => index.store(stored, layout, changes),
+            Event::Removed {
+                tier: Tier::Device,
+                blocks,
+            } => index.remove(blocks, changes),
+            Event::Stored(Stored { blocks, .. }) | Event::Removed { blocks, .. } => Tally {
+                other_tier: blocks.len() as u64,
+                ..Tally::default()
+            },
             Event::Cleared => index.clear(changes),
         }
     }

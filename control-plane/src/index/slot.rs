@@ -6,8 +6,9 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry};
 use router_core::Slot;
-use router_core::hash::{BlockHasher, HashSeed, SequenceHash, chain};
+use router_core::hash::{BlockLayout, HashSeed, SequenceHash, chain};
 
+use super::content::locals;
 use super::seeds::{SeedId, Seeds};
 use super::{Change, Tally};
 use crate::events::{EngineHash, Stored};
@@ -77,7 +78,8 @@ impl SlotIndex {
             .map(|node| node.hash)
     }
 
-    pub(super) fn store(&mut self, stored: &Stored, changes: &mut Vec<Change>) -> Tally {
+    /// Takes what `layout` fits.
+    pub(super) fn store(&mut self, stored: &Stored, layout: BlockLayout, changes: &mut Vec<Change>) -> Tally {
         let mut tally = Tally::default();
         let mut left = stored.blocks.len() as u64;
         let (mut parent, seed) = match stored.parent {
@@ -92,15 +94,14 @@ impl SlotIndex {
                 }
             },
         };
-        let mut hasher = BlockHasher::new(seed);
-        let mut tokens = stored.tokens.chunks_exact(stored.block_size.max(1) as usize);
+        let mut locals = locals(&stored.content, layout, seed);
         for &engine in &stored.blocks {
-            let Some(block) = tokens.next() else {
+            let Some(local) = locals.next() else {
                 tally.missing_tokens = left;
                 break;
             };
             let parent_hash = (parent != NONE).then(|| self.nodes[parent as usize].hash);
-            let hash = chain(parent_hash, hasher.local(block, &[]));
+            let hash = chain(parent_hash, local);
             // An engine hash that stands for another block by now: the engine took that one out before.
             match self.find_engine(engine) {
                 Some(at) if self.nodes[at as usize].hash != hash => {

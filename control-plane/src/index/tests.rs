@@ -7,7 +7,7 @@ use router_core::hash::{BlockHasher, HashSeed, chain};
 use router_core::view::{PrefixView, holding_checksum};
 
 use super::*;
-use crate::events::{EngineHash, Stored};
+use crate::events::{Content, EngineHash, Stored};
 
 const BLOCK_SIZE: u32 = 2;
 
@@ -63,12 +63,12 @@ fn event(step: &Step) -> Option<Event> {
             blocks: (*from..path.len())
                 .map(|end| engine_hash(&path[..=end], *tenant, *alias))
                 .collect(),
-            tokens: path[*from..].iter().flat_map(|&content| tokens(content)).collect(),
+            content: Content::text(path[*from..].iter().flat_map(|&content| tokens(content)).collect()),
             block_size: BLOCK_SIZE,
-            lora: None,
             namespace: tenant.then(|| "tenant".to_owned()),
+            ..Stored::default()
         })),
-        Step::Remove { path, tenant, alias } => Some(Event::Removed(vec![engine_hash(path, *tenant, *alias)])),
+        Step::Remove { path, tenant, alias } => Some(removed(&[engine_hash(path, *tenant, *alias).0])),
         Step::Clear => Some(Event::Cleared),
         Step::Forget => None,
     }
@@ -145,7 +145,7 @@ proptest! {
             .filter(|(path, _)| path.len() > 1)
             .map(|(path, tenant)| (sequence_hash(&path, tenant), sequence_hash(&path[..path.len() - 1], tenant)))
             .collect();
-        let mut index = Index::new(BLOCK_SIZE);
+        let mut index = Index::new(layout());
         let mut naive: BTreeMap<u16, Naive> = BTreeMap::new();
         let mut view = PrefixView::new();
         for (slot, step) in steps {
@@ -192,11 +192,22 @@ fn all_paths() -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
+fn layout() -> BlockLayout {
+    BlockLayout::plain(BLOCK_SIZE).unwrap()
+}
+
+fn removed(blocks: &[u64]) -> Event {
+    Event::Removed {
+        tier: Tier::Device,
+        blocks: blocks.iter().copied().map(EngineHash).collect(),
+    }
+}
+
 fn stored(parent: Option<u64>, blocks: &[u64], tokens: &[u32]) -> Event {
     Event::Stored(Stored {
         parent: parent.map(EngineHash),
         blocks: blocks.iter().copied().map(EngineHash).collect(),
-        tokens: tokens.to_vec(),
+        content: Content::text(tokens.to_vec()),
         block_size: BLOCK_SIZE,
         ..Stored::default()
     })
@@ -204,7 +215,7 @@ fn stored(parent: Option<u64>, blocks: &[u64], tokens: &[u32]) -> Event {
 
 #[test]
 fn what_cannot_be_placed_is_counted_and_left_out() {
-    let mut index = Index::new(BLOCK_SIZE);
+    let mut index = Index::new(layout());
     let mut changes = Vec::new();
     let mut apply = |event: Event| index.apply(Slot(0), &event, &mut changes);
     assert_eq!(
@@ -225,7 +236,7 @@ fn what_cannot_be_placed_is_counted_and_left_out() {
     let wrong = Event::Stored(Stored {
         blocks: vec![EngineHash(5)],
         block_size: 3,
-        tokens: vec![1; 3],
+        content: Content::text(vec![1; 3]),
         ..Stored::default()
     });
     assert_eq!(
@@ -235,7 +246,7 @@ fn what_cannot_be_placed_is_counted_and_left_out() {
             ..Tally::default()
         }
     );
-    let gone = Event::Removed(vec![EngineHash(1), EngineHash(7)]);
+    let gone = removed(&[1, 7]);
     assert_eq!(
         apply(gone),
         Tally {
@@ -249,28 +260,91 @@ fn what_cannot_be_placed_is_counted_and_left_out() {
 
 #[test]
 fn an_event_that_repeats_its_own_hashes_ends() {
-    let mut index = Index::new(BLOCK_SIZE);
+    let mut index = Index::new(layout());
     let mut changes = Vec::new();
     index.apply(Slot(0), &stored(None, &[1, 1, 1], &[1, 2, 3, 4, 5, 6]), &mut changes);
     index.apply(Slot(0), &stored(Some(1), &[2, 1], &[1, 2, 3, 4]), &mut changes);
-    index.apply(
-        Slot(0),
-        &Event::Removed(vec![EngineHash(1), EngineHash(2)]),
-        &mut changes,
-    );
+    index.apply(Slot(0), &removed(&[1, 2]), &mut changes);
     assert_eq!(index.visible(Slot(0)), 0);
 }
 
 #[test]
 fn a_long_chain_needs_no_stack() {
-    let mut index = Index::new(BLOCK_SIZE);
+    let mut index = Index::new(layout());
     let mut changes = Vec::new();
     let blocks: Vec<u64> = (0..200_000).collect();
     let tokens: Vec<u32> = (0..400_000).collect();
     index.apply(Slot(0), &stored(None, &blocks, &tokens), &mut changes);
     assert_eq!(index.visible(Slot(0)), 200_000);
-    index.apply(Slot(0), &Event::Removed(vec![EngineHash(0)]), &mut changes);
+    index.apply(Slot(0), &removed(&[0]), &mut changes);
     assert_eq!(index.visible(Slot(0)), 0);
     index.apply(Slot(0), &stored(None, &[0], &[0, 1]), &mut changes);
     assert_eq!(index.visible(Slot(0)), 200_000);
+}
+
+/// The sequence hashes that an event's blocks get.
+fn visible_after(layout: BlockLayout, event: &Event) -> Vec<SequenceHash> {
+    let mut changes = Vec::new();
+    Index::new(layout).apply(Slot(0), event, &mut changes);
+    changes.iter().map(|change| change.hash).collect()
+}
+
+#[test]
+fn hashes_of_the_publisher_are_those_of_the_tokens() {
+    let text = stored(None, &[1, 2], &[1, 2, 3, 4]);
+    let mut hasher = BlockHasher::new(HashSeed::new(None, None));
+    let locals = [[1, 2], [3, 4]].map(|tokens| hasher.local(&tokens, &[]));
+    let hashed = Event::Stored(Stored {
+        blocks: vec![EngineHash(1), EngineHash(2)],
+        block_size: BLOCK_SIZE,
+        content: Content::Hashed(locals.to_vec()),
+        ..Stored::default()
+    });
+    assert_eq!(visible_after(layout(), &hashed), visible_after(layout(), &text));
+}
+
+#[test]
+fn media_and_bigrams_enter_the_hashes() {
+    let event = |ids: &[u32], bigrams, media: &[&[u64]]| {
+        Event::Stored(Stored {
+            blocks: vec![EngineHash(1), EngineHash(2)],
+            block_size: BLOCK_SIZE,
+            content: Content::Tokens {
+                ids: ids.to_vec(),
+                bigrams,
+                media: media.iter().map(|objects| objects.to_vec()).collect(),
+            },
+            ..Stored::default()
+        })
+    };
+    let mut hasher = BlockHasher::new(HashSeed::new(None, None));
+    let mut hashes = |blocks: [(&[u32], &[u64]); 2]| {
+        router_core::hash::sequence_hashes(blocks.map(|(tokens, media)| hasher.local(tokens, media)))
+    };
+    let eagle = BlockLayout {
+        eagle: true,
+        ..layout()
+    };
+    let cases = [
+        (
+            layout(),
+            event(&[1, 2, 3, 4], false, &[&[], &[9, 8]]),
+            hashes([(&[1, 2], &[]), (&[3, 4], &[8, 9])]),
+        ),
+        (
+            layout(),
+            event(&[1, 2, 3, 4], false, &[&[9]]),
+            hashes([(&[1, 2], &[9]), (&[3, 4], &[])]),
+        ),
+        (
+            eagle,
+            event(&[1, 2, 3, 4, 5], true, &[]),
+            hashes([(&[1, 2, 3], &[]), (&[3, 4, 5], &[])]),
+        ),
+        (eagle, event(&[1, 2, 3, 4], false, &[]), Vec::new()),
+        (layout(), event(&[1, 2, 3, 4, 5], true, &[]), Vec::new()),
+    ];
+    for (layout, event, expected) in cases {
+        assert_eq!(visible_after(layout, &event), expected, "{event:?}");
+    }
 }

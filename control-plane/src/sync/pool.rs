@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proto::MAX_HASHES_PER_MESSAGE;
 use proto::view::PoolUpdate;
 use router_core::Slot;
-use router_core::hash::SequenceHash;
+use router_core::hash::{BlockLayout, SequenceHash};
 use router_core::replica::{Position, Run, Update};
 use router_core::view::{Depths, PrefixView};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -171,7 +171,7 @@ impl PoolTask {
     pub fn new(
         name: &str,
         epoch: u64,
-        block_size: u32,
+        layout: BlockLayout,
         interval: Duration,
         ranks: Vec<Arc<RankStatus>>,
         metrics: &Metrics,
@@ -181,7 +181,7 @@ impl PoolTask {
         let task = Self {
             name: name.clone(),
             inputs,
-            index: Index::new(block_size),
+            index: Index::new(layout),
             publisher: Publisher::new(epoch),
             interval,
             pending: Vec::new(),
@@ -364,7 +364,7 @@ impl PoolTask {
 
 fn note_trouble(rank: &RankStatus, tally: &Tally) {
     if tally.wrong_block_size > 0 {
-        rank.report_trouble("wrong_block_size: the engine's block size is not the pool's block_size");
+        rank.report_trouble("wrong_block_size: the engine's block size or layout is not the pool's");
     }
     if tally.missing_tokens > 0 {
         rank.report_trouble("missing_tokens: the engine's store events have too few tokens");
