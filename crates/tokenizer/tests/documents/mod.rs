@@ -19,8 +19,7 @@ impl Random {
     }
 }
 
-/// First and last code point of ranges that between them hold every script, plus punctuation, symbols, controls, private
-/// use and noncharacters.
+/// First and last code point of ranges of like characters, to be mixed; [`every_character`] leaves none out.
 const RANGES: &[(u32, u32)] = &[
     (0x00, 0x1f),
     (0x20, 0x7e),
@@ -130,7 +129,7 @@ const PIECES: &[&str] = &[
     "ǅ ǈ",
 ];
 
-/// At least 500 documents, then generated ones up to `count`. `tokens` are added tokens of the model.
+/// Some 12,000 documents that are always the same, then generated ones up to `count`. `tokens` are added tokens of the model.
 pub(crate) fn all(count: usize, tokens: &[String]) -> Vec<String> {
     let mut documents = fixed();
     let mut random = Random(42);
@@ -182,7 +181,6 @@ fn generated(random: &mut Random, tokens: &[String]) -> String {
     document
 }
 
-/// At least 500 documents.
 fn fixed() -> Vec<String> {
     let mut documents: Vec<String> = PIECES.iter().map(|piece| (*piece).to_owned()).collect();
     documents.push(String::new());
@@ -201,8 +199,11 @@ fn fixed() -> Vec<String> {
         let length = random.below(300);
         documents.push((0..length).map(|_| mixed(&mut random)).collect());
     }
-    documents.extend((0..=0x10_ffff).step_by(487).filter_map(char::from_u32).map(sweep));
-    documents.extend(UNICODE_17.iter().filter_map(|code| char::from_u32(*code)).map(sweep));
+    let characters: Vec<char> = every_character().collect();
+    for characters in characters.chunks(64) {
+        documents.push(characters.iter().collect());
+        documents.push(characters.iter().copied().map(sweep).collect());
+    }
     for (unit, count) in [
         (" ", 4000),
         ("\n", 3000),
@@ -225,11 +226,13 @@ fn sweep(character: char) -> String {
     format!("x{c}y ,{c}1{c}\n{c}{c} Ab{c}Cd{c}e {c}'s")
 }
 
-/// Some characters that came with Unicode 17: letters, marks, symbols.
-const UNICODE_17: &[u32] = &[
-    0x88f, 0xc5c, 0x1acf, 0x20c1, 0xa7ce, 0xa7f1, 0x10940, 0x11b60, 0x16ea0, 0x18d80, 0x1e6c0, 0x1fac8, 0x323b0,
-    0x33479,
-];
+/// All of Unicode where characters are assigned (planes 0 to 3 and 14: all scripts, symbols, private use,
+/// noncharacters, and what a later Unicode may assign), and some of the empty planes and those of private use.
+fn every_character() -> impl Iterator<Item = char> {
+    let assigned = (0..0x4_0000).chain(0xe_0000..0xf_0000);
+    let others = (0x4_0000..0xe_0000).chain(0xf_0000..=0x10_ffff).step_by(487);
+    assigned.chain(others).filter_map(char::from_u32)
+}
 
 fn character(random: &mut Random, (first, last): (u32, u32)) -> char {
     let offset = random.below((last - first + 1) as usize) as u32;
