@@ -6,6 +6,8 @@ mod e2e;
 mod percentile;
 mod prose;
 mod ready;
+mod tokenizer;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,8 @@ enum Command {
     Demo(demo::Args),
     /// Latency and CPU that Warmpath adds to a plain Envoy route; one JSON line per case.
     E2e(e2e::Args),
+    /// Tokenizers in Envoy's VM: speed, load time, memory; one JSON line per model and kind of text.
+    Tokenizer(tokenizer::Args),
 }
 
 #[tokio::main]
@@ -61,6 +65,7 @@ async fn run(command: Command) -> Result<Option<Testbed>> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::E2e(args) => e2e::run(args).await.map(|()| None),
+        Command::Tokenizer(args) => tokenizer::run(args).await.map(|()| None),
     }
 }
 

@@ -35,11 +35,18 @@ pub(crate) fn envoy() -> Result<PathBuf> {
     existing(path, "scripts/setup")
 }
 
-/// The built module: `WARMPATH_FILTER`, else where the profile `filter` leaves it.
-pub(crate) fn filter() -> Result<PathBuf> {
-    let built = "target/wasm32-wasip1/filter/filter.wasm";
-    let path = from_env("WARMPATH_FILTER").unwrap_or_else(|| workspace_root().join(built));
-    existing(path, "cargo build -p filter --target wasm32-wasip1 --profile filter")
+/// A built module, where the profile `filter` leaves it; without a name the filter, which `WARMPATH_FILTER` can replace.
+pub(crate) fn module(name: Option<&str>) -> Result<PathBuf> {
+    let built = |name: &str| workspace_root().join(format!("target/wasm32-wasip1/filter/{name}.wasm"));
+    let path = match name {
+        Some(name) => built(name),
+        None => from_env("WARMPATH_FILTER").unwrap_or_else(|| built("filter")),
+    };
+    let package = name.unwrap_or("filter").replace('_', "-");
+    existing(
+        path,
+        &format!("cargo build -p {package} --target wasm32-wasip1 --profile filter"),
+    )
 }
 
 /// A file of `WARMPATH_MANIFESTS`, else `manifests/`.

@@ -34,6 +34,8 @@ pub struct EnvoyOptions {
     pub concurrency: u32,
     /// Changes to the plugin's configuration.
     pub plugin: Map<String, Value>,
+    /// Another module in the filter's place, as `target/wasm32-wasip1/filter/<name>.wasm`.
+    pub module: Option<&'static str>,
 }
 
 impl EnvoyOptions {
@@ -43,6 +45,15 @@ impl EnvoyOptions {
             mode,
             concurrency: 1,
             plugin: Map::new(),
+            module: None,
+        }
+    }
+
+    /// One worker thread that runs another module of the workspace in the filter's place.
+    pub fn module(name: &'static str) -> Self {
+        Self {
+            module: Some(name),
+            ..Self::new(Mode::Warmpath)
         }
     }
 
@@ -81,7 +92,7 @@ impl Envoy {
         run_dir: &Path,
     ) -> Result<Self> {
         if options.mode == Mode::Warmpath {
-            artefacts::filter()?;
+            artefacts::module(options.module)?;
         }
         let config = manifest::envoy(&options, engines, sync, EnvoyPorts::default())?;
         let (process, admin_file) = launch(name, &options, &config, run_dir)?;

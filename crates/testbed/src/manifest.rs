@@ -42,7 +42,7 @@ pub(crate) fn envoy(options: &EnvoyOptions, engines: &[Engine], sync: &str, port
     let filters = at(manager, "/http_filters")?.as_array_mut().context("http_filters")?;
     let place = filters.iter().position(is_wasm).context("envoy.yaml: no wasm filter")?;
     let plugin = at(&mut filters[place], "/typed_config/config")?;
-    let control_plane_cluster = edit_plugin(plugin, &options.plugin)?;
+    let control_plane_cluster = edit_plugin(plugin, options)?;
     match options.mode {
         Mode::Warmpath => {}
         Mode::RoundRobin => {
@@ -103,14 +103,14 @@ fn worker(engine: &Engine) -> Value {
 }
 
 /// Puts the module's path and the plugin settings in; returns the name of the control plane's cluster.
-fn edit_plugin(plugin: &mut Value, changes: &Map<String, Value>) -> Result<String> {
+fn edit_plugin(plugin: &mut Value, options: &EnvoyOptions) -> Result<String> {
     let module = at(plugin, "/vm_config/code/local/filename")?;
-    *module = artefacts::filter().map_or_else(|_| Value::Null, |path| path.to_string_lossy().into());
+    *module = artefacts::module(options.module).map_or_else(|_| Value::Null, |path| path.to_string_lossy().into());
     let text = at(plugin, "/configuration/value")?;
     let mut settings: Map<String, Value> =
         serde_json::from_str(text.as_str().context("plugin configuration: not a string")?)
             .context("plugin configuration in envoy.yaml")?;
-    settings.extend(changes.clone());
+    settings.extend(options.plugin.clone());
     let cluster = settings
         .get("control_plane_cluster")
         .and_then(Value::as_str)
