@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use control_plane::events::{Content, EngineHash, Event, Stored};
-use control_plane::index::Index;
+use control_plane::index::{Index, Shape};
 use control_plane::sync::publisher::Publisher;
 use router_core::Slot;
 use router_core::hash::BlockLayout;
@@ -37,7 +37,7 @@ fn main() {
     let total = SEQUENCES * BLOCKS * u64::from(SLOTS);
     let before = resident_kib();
     let layout = BlockLayout::plain(BLOCK_SIZE).expect("not 0");
-    let mut index = Index::new(layout);
+    let mut index = Index::new(Shape::plain(layout));
     let mut publisher = Publisher::new(1);
     let mut changes = Vec::new();
     let (mut indexing, mut publishing) = (0.0, 0.0);

@@ -22,6 +22,7 @@ use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, Poo
 use crate::discovery::{Rank, Slots, fixed};
 use crate::events::zmq::Feed;
 use crate::fleet::{FleetTask, Member};
+use crate::index::{Grid, Shape};
 use crate::model::Model;
 use crate::parity::PoolParity;
 use crate::parity::probes::probes;
@@ -233,7 +234,13 @@ async fn start_pool(
     let (task, handle) = PoolTask::new(
         &config.name,
         epoch,
-        pool.layout,
+        Shape {
+            layout: pool.layout,
+            levels: pool.levels,
+            grid: Grid::default(),
+            max_rank_blocks: config.index.max_rank_blocks,
+            max_pool_blocks: config.index.max_pool_blocks,
+        },
         delta_interval,
         statuses.clone(),
         metrics,
@@ -277,6 +284,7 @@ async fn start_pool(
         ranks: statuses,
         epoch,
         block_size: config.block_size,
+        levels: pool.levels,
         tokenizer: hex(pool.tokenizer),
         template: hex(pool.template),
         unusable_because: unusable_because.clone(),

@@ -2,7 +2,7 @@
 //! `data/vllm_0.32_capture.json`: captured from vLLM 0.32.0, see `about` in it.
 
 use control_plane::events::decode::decode;
-use control_plane::index::{Change, Index};
+use control_plane::index::{Change, Index, Shape};
 use router_core::Slot;
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use router_core::view::PrefixView;
@@ -31,7 +31,7 @@ fn depth(view: &PrefixView, request: &Value, namespace: Option<&str>) -> u64 {
 #[test]
 fn overlaps_explain_what_vllm_reports() {
     let capture: Value = serde_json::from_str(include_str!("data/vllm_0.32_capture.json")).unwrap();
-    let mut index = Index::new(layout());
+    let mut index = Index::new(Shape::plain(layout()));
     let mut view = PrefixView::new();
     let mut found = Vec::new();
     let mut expected = Vec::new();

@@ -36,7 +36,7 @@ fn every_key_is_documented() {
     let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
     // The reader lists the known keys of a map when it meets an unknown one.
     let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\n\
-                pools: [{x: 1, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}]";
+                pools: [{x: 1, index: {x: 1}, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}]";
     let lists = mistakes(yaml)
         .into_iter()
         .filter_map(|line| Some(line.split_once("known here: ")?.1.to_owned()));

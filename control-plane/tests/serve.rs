@@ -62,7 +62,7 @@ async fn a_filter_gets_everything_and_follows() {
     .await;
     let hashes: Vec<_> = hashes_of(&prompt(1, 3)).iter().map(|hash| hash.0.to_string()).collect();
     let (_, overlap) = get(&app, &format!("/v1/overlap?pool={POOL}&hashes={}", hashes.join(","))).await;
-    let expected = json!({"pool": POOL, "overlap": [{"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3}]});
+    let expected = json!({"pool": POOL, "overlap": [{"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3, "device": 3, "host": 0, "disk": 0}]});
     assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
     let (_, metrics) = get(&app, "/metrics").await;
     assert!(metrics.contains("warmpath_pool_exact{pool=\"tiny\"} 1"), "{metrics}");

@@ -8,6 +8,7 @@ use prompt::Usage;
 use router_core::Slot;
 use router_core::bookings::Booking;
 use router_core::fleet::Pool;
+use router_core::levels::Overlap;
 use std::rc::Rc;
 
 /// One request in flight. [`Flight::finish`] must end it.
@@ -19,7 +20,7 @@ pub struct Flight {
     /// The slots below have meaning in this epoch only.
     epoch: u64,
     /// Blocks of the prompt that each candidate holds, as far as any.
-    overlaps: Vec<(Slot, u32)>,
+    overlaps: Vec<(Slot, Overlap)>,
     input_tokens: u64,
     block_size: u64,
     /// Tokens that the serving worker is expected to have cached; `None`: no statement.
@@ -36,11 +37,16 @@ impl Flight {
         let pool = state.router.pool(&routed.pool)?;
         let epoch = pool.epoch;
         let block_size = u64::from(pool.layout.block_size.get());
-        let prefill = routed.input_tokens.saturating_sub(cached(overlap, block_size));
+        let saved = pool.weights.cached_tokens(overlap, pool.layout.block_size.get());
+        let prefill = routed.input_tokens.saturating_sub(saved);
         let account = state.load.of(&routed.pool, candidate)?;
         let (booking, delta) = state.router.book(&routed.pool, candidate, prefill, routed.blocks)?;
         state.load.add(&account, delta);
-        let held = routed.decision.ranked.iter().filter(|scored| scored.overlap > 0);
+        let held = routed
+            .decision
+            .ranked
+            .iter()
+            .filter(|scored| scored.overlap.blocks() > 0);
         let mut flight = Self {
             booking,
             account,
@@ -74,7 +80,8 @@ impl Flight {
             return;
         }
         let overlap = self.overlap_of(pool, first);
-        let prefill = self.input_tokens.saturating_sub(cached(overlap, self.block_size));
+        let saved = pool.weights.cached_tokens(overlap, pool.layout.block_size.get());
+        let prefill = self.input_tokens.saturating_sub(saved);
         let Some(account) = state.load.of(&self.pool, first) else {
             return;
         };
@@ -117,22 +124,19 @@ impl Flight {
         self.predicted.is_some()
     }
 
-    fn overlap_of(&self, pool: &Pool, candidate: usize) -> u32 {
+    fn overlap_of(&self, pool: &Pool, candidate: usize) -> Overlap {
         let slot = pool.candidates.get(candidate).map(|one| one.slot);
         let known = slot.filter(|_| pool.epoch == self.epoch);
         let held = known.and_then(|slot| self.overlaps.iter().find(|(held, _)| *held == slot));
-        held.map_or(0, |(_, overlap)| *overlap)
+        held.map(|(_, overlap)| *overlap).unwrap_or_default()
     }
 
     /// An engine computes at least the last token, so of a prompt that it holds entirely it reports whole blocks below
     /// that (vLLM, `kv_cache_manager.get_computed_blocks`).
-    fn expected_hit(&self, overlap: u32) -> u64 {
+    fn expected_hit(&self, overlap: Overlap) -> u64 {
         let most = self.input_tokens.saturating_sub(1);
         let whole = most.saturating_sub(most.checked_rem(self.block_size).unwrap_or(0));
-        cached(overlap, self.block_size).min(whole)
+        let held = u64::from(overlap.blocks()).saturating_mul(self.block_size);
+        held.min(whole)
     }
-}
-
-fn cached(overlap: u32, block_size: u64) -> u64 {
-    u64::from(overlap).saturating_mul(block_size)
 }

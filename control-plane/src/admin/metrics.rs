@@ -244,7 +244,8 @@ impl PoolMetrics {
             unknown_parent,
             wrong_block_size,
             missing_tokens,
-            other_tier,
+            over_limit,
+            unshown_tier,
             unknown_removed,
         } = *tally;
         let counts = [
@@ -253,7 +254,8 @@ impl PoolMetrics {
             ("unknown_parent", unknown_parent),
             ("wrong_block_size", wrong_block_size),
             ("missing_tokens", missing_tokens),
-            ("other_tier", other_tier),
+            ("over_limit", over_limit),
+            ("unshown_tier", unshown_tier),
             ("unknown_removed", unknown_removed),
         ];
         for (reason, count) in counts.into_iter().filter(|(_, count)| *count > 0) {

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use router_core::hash::SequenceHash;
+use router_core::levels::{Levels, Overlap};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -48,6 +49,8 @@ pub struct PoolStatus {
     pub epoch: u64,
     /// Tokens per block.
     pub block_size: u32,
+    /// The tiers that its view tells apart.
+    pub levels: Levels,
     /// Content addresses in hexadecimal.
     pub tokenizer: Option<String>,
     /// As `tokenizer`.
@@ -113,6 +116,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             ranks,
             epoch,
             block_size,
+            levels: _,
             tokenizer,
             template,
             unusable_because: _,
@@ -139,13 +143,13 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
 }
 
 #[derive(Deserialize)]
-struct Overlap {
+struct OverlapQuery {
     pool: String,
     /// Sequence hashes from the root on, in decimal, with commas between.
     hashes: String,
 }
 
-async fn overlap(State(admin): State<Admin>, Query(query): Query<Overlap>) -> Response {
+async fn overlap(State(admin): State<Admin>, Query(query): Query<OverlapQuery>) -> Response {
     let refuse = |code: StatusCode, why: String| (code, Json(json!({ "error": why }))).into_response();
     let Some(pool) = admin.pools.iter().find(|pool| *pool.handle.name == query.pool) else {
         let known: Vec<_> = admin.pools.iter().map(|pool| pool.handle.name.to_string()).collect();
@@ -173,10 +177,15 @@ async fn overlap(State(admin): State<Admin>, Query(query): Query<Overlap>) -> Re
             "the control plane is stopping".to_owned(),
         );
     };
-    let ranks = pool.ranks.iter().enumerate().map(|(slot, rank)| {
-        let slot = router_core::Slot(u16::try_from(slot).unwrap_or(u16::MAX));
+    let ranks = pool.ranks.iter().enumerate().map(|(number, rank)| {
+        let slot = pool.levels.first_slot(u16::try_from(number).unwrap_or(u16::MAX));
         let (endpoint, dp_rank) = rank.address();
-        json!({ "endpoint": endpoint, "dp_rank": dp_rank, "blocks": depths.of(slot) })
+        let overlap = pool.levels.overlap(slot, &depths);
+        let Overlap { device, host, disk } = overlap;
+        json!({
+            "endpoint": endpoint, "dp_rank": dp_rank,
+            "blocks": overlap.blocks(), "device": device, "host": host, "disk": disk,
+        })
     });
     Json(json!({ "pool": query.pool, "overlap": ranks.collect::<Vec<_>>() })).into_response()
 }

@@ -28,6 +28,8 @@ pub struct RankState {
     degraded: Option<String>,
     /// What is known may be incomplete: messages made no sense.
     trouble: Option<String>,
+    /// It has blocks that are not routed by, as the pool's view does not have their tier.
+    has_unshown_tier: bool,
 }
 
 impl RankStatus {
@@ -44,6 +46,7 @@ impl RankStatus {
             blocks: 0,
             degraded: None,
             trouble: None,
+            has_unshown_tier: false,
         };
         Self {
             metrics,
@@ -112,6 +115,18 @@ impl RankStatus {
             state.trouble = Some(reason.to_owned());
         }
         self.metrics.degraded.set(1);
+    }
+
+    /// It has blocks on a tier that `index.tiers` does not list. Logged once: the host's cache may be left out on purpose.
+    pub fn note_unshown_tier(&self) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.has_unshown_tier, true) {
+            tracing::warn!(
+                endpoint = state.endpoint,
+                dp_rank = state.dp_rank,
+                "rank tells of blocks on a tier that index.tiers does not list: they are not routed by"
+            );
+        }
     }
 
     /// No message of it is missing.

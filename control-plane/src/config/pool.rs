@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use router_core::Slot;
 use router_core::cost::CostWeights;
+use router_core::levels::Levels;
 
 use super::defaults;
 use super::reader::{At, Mistakes};
@@ -23,6 +24,10 @@ pub struct PoolConfig {
     pub model_dir: PathBuf,
     /// Tokens per KV block; must be the engines' own.
     pub block_size: u32,
+    /// Whether workers tell bigrams of tokens: each block then also hashes the first token of the next one.
+    pub eagle: bool,
+    /// What is kept of the workers' caches.
+    pub index: IndexConfig,
     /// Cost weights.
     pub weights: CostWeights,
     /// Softmax temperature of the pick; 0 takes the cheapest.
@@ -33,6 +38,17 @@ pub struct PoolConfig {
     pub inject_tokens: bool,
     /// At least one.
     pub workers: Vec<WorkerConfig>,
+}
+
+/// What is kept of the workers' caches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexConfig {
+    /// Tiers beside the device that are routed by.
+    pub tiers: Levels,
+    /// Blocks kept of one rank, over all tiers.
+    pub max_rank_blocks: usize,
+    /// Blocks kept of all ranks together.
+    pub max_pool_blocks: usize,
 }
 
 /// How workers are asked for the tokens they make.
@@ -110,6 +126,8 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         loras,
         model_dir,
         block_size,
+        eagle,
+        index,
         inject_tokens,
         routing,
         parity,
@@ -122,6 +140,8 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "loras",
             "model_dir",
             "block_size",
+            "eagle",
+            "index",
             "inject_tokens",
             "routing",
             "parity",
@@ -138,16 +158,19 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
     );
     block_size.require(mistakes);
     let (weights, temperature) = read_routing(&routing, mistakes);
+    let index = read_index(&index, mistakes);
     PoolConfig {
         models: read_models(&models, true, taken, mistakes),
         loras: read_models(&loras, false, taken, mistakes),
         model_dir: read_model_dir(&model_dir, directory, mistakes),
         block_size: block_size.integer(mistakes, 1..=4096, 16),
+        eagle: eagle.flag(mistakes, false),
         weights,
         temperature,
         parity: read_parity(&parity, mistakes),
         inject_tokens: inject_tokens.flag(mistakes, false),
-        workers: read_workers(&workers, taken, mistakes),
+        workers: read_workers(&workers, index.tiers, taken, mistakes),
+        index,
         name: pool_name,
     }
 }
@@ -189,11 +212,13 @@ fn read_model_dir(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Pat
 }
 
 fn read_routing(at: &At<'_>, mistakes: &mut Mistakes) -> (CostWeights, f64) {
-    let [overlap_credit, decay, prefill, active, temperature] = at.fields(
+    let [overlap_credit, decay, host, disk, prefill, active, temperature] = at.fields(
         mistakes,
         [
             "overlap_credit",
             "overlap_credit_decay",
+            "host_cache_hit_weight",
+            "disk_cache_hit_weight",
             "prefill_load_scale",
             "active_request_weight",
             "temperature",
@@ -203,10 +228,44 @@ fn read_routing(at: &At<'_>, mistakes: &mut Mistakes) -> (CostWeights, f64) {
     let weights = CostWeights {
         overlap_credit: overlap_credit.weight(mistakes, default.overlap_credit),
         overlap_credit_decay: decay.weight(mistakes, default.overlap_credit_decay),
+        host_cache_hit_weight: host.weight(mistakes, default.host_cache_hit_weight),
+        disk_cache_hit_weight: disk.weight(mistakes, default.disk_cache_hit_weight),
         prefill_load_scale: prefill.weight(mistakes, default.prefill_load_scale),
         active_request_weight: active.weight(mistakes, default.active_request_weight),
     };
     (weights, temperature.weight(mistakes, 0.0))
+}
+
+fn read_index(at: &At<'_>, mistakes: &mut Mistakes) -> IndexConfig {
+    let [tiers, max_rank_blocks, max_pool_blocks] =
+        at.fields(mistakes, ["tiers", "max_rank_blocks", "max_pool_blocks"]);
+    // Beyond that, a block's place in a rank's index would not fit its 4 bytes.
+    let limit = 1..=defaults::MAX_BLOCKS_LIMIT;
+    IndexConfig {
+        tiers: read_tiers(&tiers, mistakes),
+        max_rank_blocks: max_rank_blocks.integer(mistakes, limit.clone(), defaults::MAX_RANK_BLOCKS) as usize,
+        max_pool_blocks: max_pool_blocks.integer(mistakes, limit, defaults::MAX_POOL_BLOCKS) as usize,
+    }
+}
+
+fn read_tiers(at: &At<'_>, mistakes: &mut Mistakes) -> Levels {
+    let mut levels = Levels::default();
+    for item in at.items(mistakes) {
+        let tier = match item.word(mistakes) {
+            Some("host") => &mut levels.host,
+            Some("disk") => &mut levels.disk,
+            Some(other) => {
+                let why = "must be host or disk (which stands for external storage, too); the device is always there";
+                mistakes.add(&item, format!("{other:?}"), why);
+                continue;
+            }
+            None => continue,
+        };
+        if std::mem::replace(tier, true) {
+            mistakes.add(&item, "twice", "a tier is listed once");
+        }
+    }
+    levels
 }
 
 fn read_parity(at: &At<'_>, mistakes: &mut Mistakes) -> ParityConfig {
@@ -230,7 +289,7 @@ fn read_parity_mode(at: &At<'_>, mistakes: &mut Mistakes) -> ParityMode {
     })
 }
 
-fn read_workers(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<WorkerConfig> {
+fn read_workers(at: &At<'_>, tiers: Levels, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<WorkerConfig> {
     at.require(mistakes);
     let items = at.items(mistakes);
     if at.is_set() && items.is_empty() {
@@ -238,12 +297,10 @@ fn read_workers(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<
     }
     let workers: Vec<_> = items.iter().map(|item| read_worker(item, taken, mistakes)).collect();
     let ranks: u64 = workers.iter().map(|worker| u64::from(worker.data_parallel_size)).sum();
-    if ranks > u64::from(Slot::LIMIT) {
-        mistakes.add(
-            at,
-            ranks,
-            format!("a pool has at most {} ranks, over all its workers", Slot::LIMIT),
-        );
+    let limit = Slot::LIMIT / tiers.slots_per_rank();
+    if ranks > u64::from(limit) {
+        let why = format!("a pool with so many tiers (index.tiers) has at most {limit} ranks, over all its workers");
+        mistakes.add(at, ranks, why);
     }
     workers
 }

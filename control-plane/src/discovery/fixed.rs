@@ -1,5 +1,7 @@
 //! Workers that the configuration file lists.
 
+use std::num::NonZeroU32;
+
 use router_core::fleet::{Candidate, ModelName, Pool};
 use router_core::hash::BlockLayout;
 
@@ -47,7 +49,7 @@ pub fn pool(config: &PoolConfig, ranks: &[Rank], model: &Model, epoch: u64) -> O
             .any(|w| w.endpoint == endpoint && w.data_parallel_size > 1)
     };
     let candidate = |rank: &Rank| Candidate {
-        slot: rank.slot,
+        slot: config.index.tiers.first_slot(rank.slot.0),
         endpoint: rank.endpoint.to_string(),
         dp_rank: has_ranks(rank.endpoint).then_some(rank.dp_rank),
     };
@@ -55,7 +57,11 @@ pub fn pool(config: &PoolConfig, ranks: &[Rank], model: &Model, epoch: u64) -> O
         name: config.name.clone(),
         epoch,
         models: base.chain(loras).collect(),
-        layout: BlockLayout::plain(config.block_size)?,
+        layout: BlockLayout {
+            block_size: NonZeroU32::new(config.block_size)?,
+            eagle: config.eagle,
+        },
+        levels: config.index.tiers,
         tokenizer: model.tokenizer.as_ref().ok().map(|(_, artefact)| artefact.id),
         template: model.template.as_ref().ok().map(|(_, artefact)| artefact.id),
         kv_events: ranks.iter().any(|rank| rank.events.is_some()),

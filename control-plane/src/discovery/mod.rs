@@ -30,7 +30,8 @@ impl Slots {
 /// One (worker, dp rank) of a pool: where it is routed to and where it publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rank {
-    /// Its number in the pool's view.
+    /// Its number in the pool. Its slots in the view follow from it ([`router_core::levels`]): with the device tier alone,
+    /// it is the slot.
     pub slot: Slot,
     /// As the gateway's cluster knows it.
     pub endpoint: SocketAddr,

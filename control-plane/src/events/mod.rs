@@ -30,6 +30,21 @@ pub enum Tier {
     External,
 }
 
+impl Tier {
+    /// Nearest first.
+    pub const ALL: [Self; 4] = [Self::Device, Self::HostPinned, Self::Disk, Self::External];
+
+    /// As Dynamo spells it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::HostPinned => "host_pinned",
+            Self::Disk => "disk",
+            Self::External => "external",
+        }
+    }
+}
+
 /// What an engine did to its cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {

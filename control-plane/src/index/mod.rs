@@ -1,17 +1,27 @@
-//! What every rank of one pool holds, exactly: pure, and written by one task only.
+//! What every rank of one pool holds on every tier, exactly: pure, and written by one task only.
 //!
-//! A rank's holdings form a forest; the prefix view gets the blocks that are reachable from a root. So removing a
-//! block in the middle hides what stands below it, and storing it again shows that again, without a token in between.
+//! A rank's holdings form a forest; the prefix view gets the blocks that are reachable from a root, level by level
+//! ([`router_core::levels`]). So removing a block in the middle hides what stands below it, and storing it again shows that again,
+//! without a token in between.
+//!
+//! A rank that is cleared is taken out of the view piece by piece ([`Index::drain`]), as it may hold millions of blocks
+//! and other ranks wait.
 
 mod content;
+mod names;
+mod node;
+mod rank;
 mod seeds;
-mod slot;
+mod window;
 
 use router_core::Slot;
 use router_core::hash::{BlockLayout, SequenceHash};
+use router_core::levels::{Level, Levels};
 
-use crate::events::{Event, Stored, Tier};
-use slot::SlotIndex;
+use crate::events::{Content, EngineHash, Event, Stored, Tier};
+use rank::RankIndex;
+pub use window::Grid;
+use window::Window;
 
 /// One change of the prefix view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,74 +47,206 @@ pub struct Tally {
     pub wrong_block_size: u64,
     /// Not stored, as the event has too few tokens.
     pub missing_tokens: u64,
-    /// Not stored and not removed, as they are not on the device.
-    pub other_tier: u64,
+    /// Not stored, as the rank or the pool holds as many as it may.
+    pub over_limit: u64,
+    /// Stored on a tier that the view does not show.
+    pub unshown_tier: u64,
     /// Removals of blocks that were not known.
     pub unknown_removed: u64,
 }
 
-/// See the module.
+/// A block on one tier, under one of the engine's names for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block {
+    /// Itself and all before it.
+    pub hash: SequenceHash,
+    /// The block before it; `None`: it is the first of its sequence.
+    pub parent: Option<SequenceHash>,
+    /// The engine's name for it.
+    pub engine: EngineHash,
+    /// Where it is.
+    pub tier: Tier,
+    /// How many blocks its sequence has up to it, itself included.
+    pub depth: u32,
+    /// Whether it is in the view, on any level.
+    pub visible: bool,
+}
+
+/// How a pool's index is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How its workers cut prompts.
+    pub layout: BlockLayout,
+    /// The levels of its view.
+    pub levels: Levels,
+    /// What the view shows of them.
+    pub grid: Grid,
+    /// Blocks that one rank may have.
+    pub max_rank_blocks: usize,
+    /// Blocks that all ranks together may have.
+    pub max_pool_blocks: usize,
+}
+
+impl Shape {
+    /// A view of the device tier, all of it, without bounds.
+    pub fn plain(layout: BlockLayout) -> Self {
+        Self {
+            layout,
+            levels: Levels::default(),
+            grid: Grid::default(),
+            max_rank_blocks: usize::MAX,
+            max_pool_blocks: usize::MAX,
+        }
+    }
+}
+
+/// See the module. Ranks are named by their number in the pool, which is not their slot in the view if that has several
+/// levels ([`Levels::first_slot`]).
 #[derive(Debug)]
 pub struct Index {
-    layout: BlockLayout,
-    slots: Vec<SlotIndex>,
+    shape: Shape,
+    ranks: Vec<RankIndex>,
+    /// What they have in all.
+    blocks: usize,
 }
 
 impl Index {
-    /// An empty index of a pool whose workers cut prompts by `layout`.
-    pub fn new(layout: BlockLayout) -> Self {
+    /// An empty index.
+    pub fn new(shape: Shape) -> Self {
         Self {
-            layout,
-            slots: Vec::new(),
+            shape,
+            ranks: Vec::new(),
+            blocks: 0,
         }
     }
 
     /// Takes one event of one rank. Appends the changes of the view, in an order in which the view is prefix-closed
-    /// after each of them.
-    pub fn apply(&mut self, slot: Slot, event: &Event, changes: &mut Vec<Change>) -> Tally {
-        let layout = self.layout;
-        let index = self.slot_mut(slot);
-        match event {
-            Event::Stored(stored) if !content::fits(stored, layout) => Tally {
+    /// after each of them. After [`Event::Cleared`], see [`Index::drain`].
+    pub fn apply(&mut self, rank: Slot, event: &Event, changes: &mut Vec<Change>) -> Tally {
+        let shape = self.shape;
+        let others = self.blocks - self.rank_mut(rank).len();
+        let index = self.rank_mut(rank);
+        if index.is_draining() {
+            index.drain(usize::MAX, changes);
+        }
+        let limit = shape.max_rank_blocks.min(shape.max_pool_blocks.saturating_sub(others));
+        let room = limit.saturating_sub(index.len());
+        let mut tally = match event {
+            Event::Stored(stored) if is_copy(stored) => index.copy(&stored.blocks, stored.tier, changes),
+            Event::Stored(stored) if !content::fits(stored, shape.layout) => Tally {
                 wrong_block_size: stored.blocks.len() as u64,
                 ..Tally::default()
             },
-            Event::Stored(stored) if stored.tier == Tier::Device => index.store(stored, layout, changes),
-            Event::Removed {
-                tier: Tier::Device,
-                blocks,
-            } => index.remove(blocks, changes),
-            Event::Stored(Stored { blocks, .. }) | Event::Removed { blocks, .. } => Tally {
-                other_tier: blocks.len() as u64,
-                ..Tally::default()
-            },
-            Event::Cleared => index.clear(changes),
+            Event::Stored(stored) => index.store(stored, shape.layout, room, changes),
+            Event::Removed { tier, blocks } => index.remove(blocks, *tier, changes),
+            Event::Cleared => index.clear(),
+        };
+        if let Event::Stored(stored) = event
+            && !shape.levels.has(level_of(stored.tier))
+        {
+            tally.unshown_tier = tally.stored;
+        }
+        self.blocks = others + self.rank_mut(rank).len();
+        tally
+    }
+
+    /// Drops all that one rank holds; see [`Index::drain`].
+    pub fn clear(&mut self, rank: Slot) {
+        self.rank_mut(rank).clear();
+    }
+
+    /// Takes up to `count` blocks of a cleared rank out of the view. True when none is left, and the memory is given
+    /// back. Any other event of the rank needs that, and does it at once if it has to.
+    pub fn drain(&mut self, rank: Slot, count: usize, changes: &mut Vec<Change>) -> bool {
+        let others = self.blocks - self.rank_mut(rank).len();
+        let index = self.rank_mut(rank);
+        index.drain(count, changes);
+        let done = !index.is_draining();
+        self.blocks = others + self.rank_mut(rank).len();
+        done
+    }
+
+    /// Changes what the view shows, of all ranks. Takes time in proportion to what they hold.
+    pub fn set_grid(&mut self, grid: Grid, changes: &mut Vec<Change>) {
+        self.shape.grid = grid;
+        for rank in &mut self.ranks {
+            rank.set_grid(grid, changes);
         }
     }
 
-    /// Drops all that one rank holds, in time proportional to it, and gives the memory back.
-    pub fn clear(&mut self, slot: Slot, changes: &mut Vec<Change>) {
-        self.slot_mut(slot).clear(changes);
+    /// Shows nothing deeper than `limit` blocks from now on, of all ranks; see [`Index::set_grid`].
+    pub fn set_depth_limit(&mut self, limit: u32, changes: &mut Vec<Change>) {
+        let grid = Grid {
+            limit,
+            ..self.shape.grid
+        };
+        self.set_grid(grid, changes);
     }
 
-    /// Blocks of one rank that are in the view.
-    pub fn visible(&self, slot: Slot) -> usize {
-        self.slots.get(usize::from(slot.0)).map_or(0, SlotIndex::visible)
+    /// Blocks of one rank that are reachable at a level.
+    pub fn reachable(&self, rank: Slot, level: Level) -> usize {
+        self.rank(rank).map_or(0, |index| index.reachable(level))
     }
 
-    /// Every rank's blocks that are in the view.
+    /// What one rank holds, `count` blocks or so at a time: from `from` on (0 first), and where to go on. Every block is
+    /// told that is held all the while; of those that come or go meanwhile, some.
+    pub fn blocks(&self, rank: Slot, from: u32, count: u32) -> (Vec<Block>, Option<u32>) {
+        self.rank(rank)
+            .map_or((Vec::new(), None), |index| index.blocks(from, count))
+    }
+
+    /// Blocks that memory is taken for, of all ranks.
+    pub fn len(&self) -> usize {
+        self.blocks
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.blocks == 0
+    }
+
+    /// The view as it is: the blocks of every slot.
     pub fn holdings(&self) -> impl Iterator<Item = (Slot, impl Iterator<Item = SequenceHash>)> {
-        self.slots.iter().map(|index| (index.slot(), index.visible_hashes()))
+        self.ranks.iter().flat_map(RankIndex::shown)
     }
 
-    fn slot_mut(&mut self, slot: Slot) -> &mut SlotIndex {
-        let index = usize::from(slot.0);
-        while self.slots.len() <= index {
-            let next = u16::try_from(self.slots.len()).unwrap_or(u16::MAX);
-            self.slots.push(SlotIndex::new(Slot(next)));
-        }
-        &mut self.slots[index]
+    fn rank(&self, rank: Slot) -> Option<&RankIndex> {
+        self.ranks.get(usize::from(rank.0))
     }
+
+    fn rank_mut(&mut self, rank: Slot) -> &mut RankIndex {
+        let index = usize::from(rank.0);
+        while self.ranks.len() <= index {
+            let next = u16::try_from(self.ranks.len()).unwrap_or(u16::MAX);
+            self.ranks.push(RankIndex::new(Window {
+                slots: {
+                    let levels = self.shape.levels;
+                    Level::ALL.map(|level| levels.slot(levels.first_slot(next), level))
+                },
+                grid: self.shape.grid,
+                closed: false,
+            }));
+        }
+        &mut self.ranks[index]
+    }
+}
+
+/// The first level that has this tier's blocks.
+fn level_of(tier: Tier) -> Level {
+    match tier {
+        Tier::Device => Level::Device,
+        Tier::HostPinned => Level::Host,
+        Tier::Disk | Tier::External => Level::Disk,
+    }
+}
+
+/// Whether a store says only where blocks are that are known by name: so vLLM's offloading tells of the host's copies.
+fn is_copy(stored: &Stored) -> bool {
+    let says_nothing = match &stored.content {
+        Content::Tokens { ids, .. } => ids.is_empty(),
+        Content::Hashed(hashes) => hashes.is_empty(),
+    };
+    stored.tier != Tier::Device && says_nothing
 }
 
 #[cfg(test)]

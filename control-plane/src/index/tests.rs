@@ -17,22 +17,35 @@ enum Step {
     Store {
         path: Vec<u8>,
         from: usize,
-        tenant: bool,
-        alias: bool,
+        kind: Kind,
+    },
+    Copy {
+        path: Vec<u8>,
+        kind: Kind,
     },
     Remove {
         path: Vec<u8>,
-        tenant: bool,
-        alias: bool,
+        kind: Kind,
     },
     Clear,
     Forget,
+    /// Takes a few blocks of a cleared rank out.
+    Drain(usize),
+    Grid(Grid),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    tenant: bool,
+    /// The engine has another name for the same content.
+    alias: bool,
+    tier: Tier,
 }
 
 /// An engine names a block by tenant, path and, where it tells equal content apart, a variant.
-fn engine_hash(path: &[u8], tenant: bool, alias: bool) -> EngineHash {
+fn engine_hash(path: &[u8], kind: Kind) -> EngineHash {
     let digits = path.iter().fold(1, |number, &content| number * 10 + u64::from(content));
-    EngineHash(digits * 4 + u64::from(tenant) * 2 + u64::from(alias))
+    EngineHash(digits * 4 + u64::from(kind.tenant) * 2 + u64::from(kind.alias))
 }
 
 fn seed(tenant: bool) -> HashSeed {
@@ -53,128 +66,260 @@ fn sequence_hash(path: &[u8], tenant: bool) -> SequenceHash {
 
 fn event(step: &Step) -> Option<Event> {
     match step {
-        Step::Store {
-            path,
-            from,
-            tenant,
-            alias,
-        } => Some(Event::Stored(Stored {
-            parent: (*from > 0).then(|| engine_hash(&path[..*from], *tenant, *alias)),
+        Step::Store { path, from, kind } => Some(Event::Stored(Stored {
+            tier: kind.tier,
+            parent: (*from > 0).then(|| engine_hash(&path[..*from], *kind)),
             blocks: (*from..path.len())
-                .map(|end| engine_hash(&path[..=end], *tenant, *alias))
+                .map(|end| engine_hash(&path[..=end], *kind))
                 .collect(),
             content: Content::text(path[*from..].iter().flat_map(|&content| tokens(content)).collect()),
             block_size: BLOCK_SIZE,
-            namespace: tenant.then(|| "tenant".to_owned()),
+            namespace: kind.tenant.then(|| "tenant".to_owned()),
             ..Stored::default()
         })),
-        Step::Remove { path, tenant, alias } => Some(removed(&[engine_hash(path, *tenant, *alias).0])),
+        Step::Copy { path, kind } => Some(Event::Stored(Stored {
+            tier: kind.tier,
+            blocks: vec![engine_hash(path, *kind)],
+            ..Stored::default()
+        })),
+        Step::Remove { path, kind } => Some(Event::Removed {
+            tier: kind.tier,
+            blocks: vec![engine_hash(path, *kind)],
+        }),
         Step::Clear => Some(Event::Cleared),
-        Step::Forget => None,
+        Step::Forget | Step::Drain(_) | Step::Grid(_) => None,
     }
 }
 
+type Path = (Vec<u8>, bool);
+
 /// What an engine holds, block by block, and what is reachable of it.
 #[derive(Default)]
-struct Naive(BTreeMap<EngineHash, (Vec<u8>, bool)>);
+struct Naive {
+    held: BTreeMap<EngineHash, (Path, BTreeSet<Tier>)>,
+    /// Whether all is to go, and nothing else came since.
+    cleared: bool,
+}
 
 impl Naive {
     fn take(&mut self, step: &Step) {
+        let held = &mut self.held;
+        self.cleared = matches!(step, Step::Clear | Step::Forget) || (self.cleared && event(step).is_none());
         match step {
-            Step::Store {
-                path,
-                from,
-                tenant,
-                alias,
-            } => {
-                if *from > 0 && !self.0.contains_key(&engine_hash(&path[..*from], *tenant, *alias)) {
+            Step::Store { path, from, kind } => {
+                if *from > 0 && !held.contains_key(&engine_hash(&path[..*from], *kind)) {
                     return;
                 }
                 for end in *from..path.len() {
                     let path = path[..=end].to_vec();
-                    self.0.insert(engine_hash(&path, *tenant, *alias), (path, *tenant));
+                    let block = held.entry(engine_hash(&path, *kind)).or_default();
+                    block.0 = (path, kind.tenant);
+                    block.1.insert(kind.tier);
                 }
             }
-            Step::Remove { path, tenant, alias } => drop(self.0.remove(&engine_hash(path, *tenant, *alias))),
-            Step::Clear | Step::Forget => self.0.clear(),
+            Step::Copy { path, kind } => {
+                if let Some((_, tiers)) = held.get_mut(&engine_hash(path, *kind))
+                    && kind.tier != Tier::Device
+                {
+                    tiers.insert(kind.tier);
+                }
+            }
+            Step::Remove { path, kind } => {
+                if let Some((_, tiers)) = held.get_mut(&engine_hash(path, *kind)) {
+                    tiers.remove(&kind.tier);
+                }
+                held.retain(|_, (_, tiers)| !tiers.is_empty());
+            }
+            Step::Clear | Step::Forget => held.clear(),
+            Step::Drain(_) | Step::Grid(_) => {}
         }
     }
 
-    fn reachable(&self) -> BTreeSet<SequenceHash> {
-        let held: BTreeSet<_> = self.0.values().cloned().collect();
-        let is_reachable = |(path, tenant): &&(Vec<u8>, bool)| {
-            (1..=path.len()).all(|end| held.contains(&(path[..end].to_vec(), *tenant)))
-        };
+    /// What can be reached through tiers up to `farthest`, with its depth.
+    fn reachable(&self, farthest: Tier) -> BTreeMap<SequenceHash, u32> {
+        let is_near =
+            |(path, tiers): &(Path, BTreeSet<Tier>)| tiers.iter().any(|tier| *tier <= farthest).then(|| path.clone());
+        let held: BTreeSet<_> = self.held.values().filter_map(is_near).collect();
+        let is_reachable =
+            |(path, tenant): &&Path| (1..=path.len()).all(|end| held.contains(&(path[..end].to_vec(), *tenant)));
         held.iter()
             .filter(is_reachable)
-            .map(|(path, tenant)| sequence_hash(path, *tenant))
+            .map(|(path, tenant)| (sequence_hash(path, *tenant), path.len() as u32))
             .collect()
+    }
+}
+
+impl Naive {
+    fn rows(&self, view: &BTreeMap<Slot, BTreeSet<SequenceHash>>, slots: &[Slot]) -> Vec<Block> {
+        let rows = self.held.iter().flat_map(|(&engine, ((path, tenant), tiers))| {
+            let hash = sequence_hash(path, *tenant);
+            let row = move |&tier| Block {
+                hash,
+                parent: (path.len() > 1).then(|| sequence_hash(&path[..path.len() - 1], *tenant)),
+                engine,
+                tier,
+                depth: path.len() as u32,
+                visible: slots
+                    .iter()
+                    .any(|slot| view.get(slot).is_some_and(|blocks| blocks.contains(&hash))),
+            };
+            tiers.iter().map(row)
+        });
+        rows.collect()
     }
 }
 
 fn a_step() -> impl Strategy<Value = (u16, Step)> {
     let path = || prop::collection::vec(0_u8..3, 1..6);
-    let store = (
-        path(),
-        any::<prop::sample::Index>(),
-        any::<bool>(),
-        prop::bool::weighted(0.2),
-    )
-        .prop_map(|(path, from, tenant, alias)| Step::Store {
-            from: from.index(path.len()),
-            path,
-            tenant,
-            alias,
-        });
-    let remove = (path(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(path, tenant, alias)| Step::Remove {
+    let tier = prop::sample::select(vec![
+        Tier::Device,
+        Tier::Device,
+        Tier::HostPinned,
+        Tier::Disk,
+        Tier::External,
+    ]);
+    let kind = (any::<bool>(), prop::bool::weighted(0.2), tier);
+    let kind = kind.prop_map(|(tenant, alias, tier)| Kind { tenant, alias, tier });
+    let store = (path(), any::<prop::sample::Index>(), kind.clone()).prop_map(|(path, from, kind)| Step::Store {
+        from: from.index(path.len()),
         path,
-        tenant,
-        alias,
+        kind,
     });
-    let step = prop_oneof![8 => store, 8 => remove, 1 => Just(Step::Clear), 1 => Just(Step::Forget)];
+    let grid = (1_u32..4, 0_u32..7).prop_map(|(stride, limit)| Step::Grid(Grid { stride, limit }));
+    let step = prop_oneof![
+        12 => store,
+        3 => (path(), kind.clone()).prop_map(|(path, kind)| Step::Copy { path, kind }),
+        12 => (path(), kind).prop_map(|(path, kind)| Step::Remove { path, kind }),
+        1 => Just(Step::Clear),
+        1 => Just(Step::Forget),
+        2 => (0_usize..5).prop_map(Step::Drain),
+        1 => grid,
+    ];
     (0_u16..3, step)
+}
+
+fn some_levels() -> impl Strategy<Value = Levels> {
+    any::<(bool, bool)>().prop_map(|(host, disk)| Levels { host, disk })
+}
+
+/// The nearest ancestor of each block that this stride shows.
+fn shown_parents(stride: u32) -> BTreeMap<SequenceHash, SequenceHash> {
+    let paths = all_paths().flat_map(|path| [false, true].map(|tenant| (path.clone(), tenant)));
+    let parent_of = |(path, tenant): Path| {
+        let above = (1..path.len()).rev().find(|&end| (end as u32).is_multiple_of(stride))?;
+        Some((sequence_hash(&path, tenant), sequence_hash(&path[..above], tenant)))
+    };
+    paths.filter_map(parent_of).collect()
+}
+
+/// What the view must have.
+fn expected_view(naive: &BTreeMap<u16, Naive>, levels: Levels, grid: Grid) -> BTreeMap<Slot, BTreeSet<SequenceHash>> {
+    let mut expected = BTreeMap::new();
+    for (&rank, naive) in naive {
+        let farthest = [Tier::Device, Tier::HostPinned, Tier::External];
+        for (level, farthest) in Level::ALL.into_iter().zip(farthest) {
+            let Some(slot) = levels.slot(levels.first_slot(rank), level) else {
+                continue;
+            };
+            let blocks = naive.reachable(farthest).into_iter();
+            let blocks: BTreeSet<_> = blocks
+                .filter(|(_, depth)| grid.shows(*depth))
+                .map(|(hash, _)| hash)
+                .collect();
+            if !blocks.is_empty() {
+                expected.insert(slot, blocks);
+            }
+        }
+    }
+    expected
+}
+
+fn found_view(index: &Index) -> BTreeMap<Slot, BTreeSet<SequenceHash>> {
+    let found = index.holdings().map(|(slot, set)| (slot, set.collect()));
+    found.filter(|(_, set): &(_, BTreeSet<_>)| !set.is_empty()).collect()
 }
 
 proptest! {
     #[test]
     fn the_view_is_what_is_reachable_and_prefix_closed_at_every_change(
+        levels in some_levels(),
         steps in prop::collection::vec(a_step(), 1..120),
     ) {
-        let parents: BTreeMap<SequenceHash, SequenceHash> = all_paths()
-            .flat_map(|path| [false, true].map(|tenant| (path.clone(), tenant)))
-            .filter(|(path, _)| path.len() > 1)
-            .map(|(path, tenant)| (sequence_hash(&path, tenant), sequence_hash(&path[..path.len() - 1], tenant)))
-            .collect();
-        let mut index = Index::new(layout());
+        let mut index = Index::new(Shape { levels, ..Shape::plain(layout()) });
         let mut naive: BTreeMap<u16, Naive> = BTreeMap::new();
         let mut view = PrefixView::new();
-        for (slot, step) in steps {
+        let mut grid = Grid::default();
+        let mut stride = grid.stride;
+        let mut parents = shown_parents(stride);
+        for (rank, step) in steps {
             let mut changes = Vec::new();
-            match event(&step) {
-                Some(event) => drop(index.apply(Slot(slot), &event, &mut changes)),
-                None => index.clear(Slot(slot), &mut changes),
+            let was_cleared = naive.get(&rank).is_some_and(|naive| naive.cleared);
+            match &step {
+                Step::Forget => index.clear(Slot(rank)),
+                Step::Drain(count) if was_cleared => drop(index.drain(Slot(rank), *count, &mut changes)),
+                Step::Drain(_) => {}
+                Step::Grid(new) => {
+                    grid = *new;
+                    index.set_grid(grid, &mut changes);
+                }
+                step => drop(index.apply(Slot(rank), &event(step).unwrap(), &mut changes)),
             }
-            naive.entry(slot).or_default().take(&step);
+            naive.entry(rank).or_default().take(&step);
+            // While the stride changes, the view is on neither grid.
+            let strides = matches!(step, Step::Grid(new) if new.stride != stride);
             for change in changes {
                 let Change { slot, hash, stored } = change;
                 let changed = if stored { view.insert(slot, hash) } else { view.remove(slot, hash) };
                 prop_assert!(changed, "a change that changes nothing: {change:?}");
                 let parent = parents.get(&hash);
-                prop_assert!(!stored || parent.is_none_or(|parent| view.holds(slot, *parent)));
-                let orphans = parents.iter().filter(|(_, parent)| **parent == hash);
-                prop_assert!(stored || orphans.clone().all(|(child, _)| !view.holds(slot, *child)));
+                prop_assert!(strides || !stored || parent.is_none_or(|parent| view.holds(slot, *parent)));
+                let mut orphans = parents.iter().filter(|(_, parent)| **parent == hash);
+                prop_assert!(strides || stored || orphans.all(|(child, _)| !view.holds(slot, *child)));
             }
-            let expected: BTreeMap<Slot, BTreeSet<_>> =
-                naive.iter().map(|(slot, naive)| (Slot(*slot), naive.reachable())).filter(|(_, set)| !set.is_empty()).collect();
-            let found: BTreeMap<Slot, BTreeSet<_>> =
-                index.holdings().map(|(slot, set)| (slot, set.collect())).filter(|(_, set): &(_, BTreeSet<_>)| !set.is_empty()).collect();
-            prop_assert_eq!(&found, &expected);
-            for (slot, set) in &expected {
-                prop_assert_eq!(index.visible(*slot), set.len());
+            if strides {
+                stride = grid.stride;
+                parents = shown_parents(stride);
             }
-            let holdings = expected.iter().flat_map(|(slot, set)| set.iter().map(|hash| holding_checksum(*slot, *hash)));
+            let found = found_view(&index);
+            let holdings = found.iter().flat_map(|(slot, set)| set.iter().map(|hash| holding_checksum(*slot, *hash)));
             prop_assert_eq!(view.checksum(), holdings.fold(0, u64::wrapping_add));
+            let mut expected = expected_view(&naive, levels, grid);
+            // What is being taken out may still be there, and nothing else.
+            for (&rank, _) in naive.iter().filter(|(_, naive)| naive.cleared) {
+                for level in Level::ALL {
+                    if let Some(slot) = levels.slot(levels.first_slot(rank), level)
+                        && let Some(rest) = found.get(&slot)
+                    {
+                        expected.insert(slot, rest.clone());
+                    }
+                }
+            }
+            prop_assert_eq!(&found, &expected);
+            for (rank, naive) in naive.iter().filter(|(_, naive)| !naive.cleared) {
+                prop_assert_eq!(index.reachable(Slot(*rank), Level::Device), naive.reachable(Tier::Device).len());
+                prop_assert_eq!(index.reachable(Slot(*rank), Level::Disk), naive.reachable(Tier::External).len());
+            }
         }
+        for (&rank, naive) in naive.iter().filter(|(_, naive)| !naive.cleared) {
+            let first = levels.first_slot(rank);
+            let slots: Vec<_> = Level::ALL.iter().filter_map(|level| levels.slot(first, *level)).collect();
+            let (mut rows, mut from) = (Vec::new(), Some(0));
+            while let Some(at) = from {
+                let (page, next) = index.blocks(Slot(rank), at, 3);
+                rows.extend(page);
+                from = next;
+            }
+            let mut expected = naive.rows(&found_view(&index), &slots);
+            rows.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(rows, expected);
+        }
+        let mut changes = Vec::new();
+        for rank in 0..3 {
+            index.clear(Slot(rank));
+            prop_assert!(index.drain(Slot(rank), usize::MAX, &mut changes));
+        }
+        prop_assert!(index.is_empty() && found_view(&index).is_empty());
     }
 }
 
@@ -215,7 +360,7 @@ fn stored(parent: Option<u64>, blocks: &[u64], tokens: &[u32]) -> Event {
 
 #[test]
 fn what_cannot_be_placed_is_counted_and_left_out() {
-    let mut index = Index::new(layout());
+    let mut index = Index::new(Shape::plain(layout()));
     let mut changes = Vec::new();
     let mut apply = |event: Event| index.apply(Slot(0), &event, &mut changes);
     assert_eq!(
@@ -255,37 +400,37 @@ fn what_cannot_be_placed_is_counted_and_left_out() {
             ..Tally::default()
         }
     );
-    assert_eq!(index.visible(Slot(0)), 0);
+    assert_eq!(index.reachable(Slot(0), Level::Device), 0);
 }
 
 #[test]
 fn an_event_that_repeats_its_own_hashes_ends() {
-    let mut index = Index::new(layout());
+    let mut index = Index::new(Shape::plain(layout()));
     let mut changes = Vec::new();
     index.apply(Slot(0), &stored(None, &[1, 1, 1], &[1, 2, 3, 4, 5, 6]), &mut changes);
     index.apply(Slot(0), &stored(Some(1), &[2, 1], &[1, 2, 3, 4]), &mut changes);
     index.apply(Slot(0), &removed(&[1, 2]), &mut changes);
-    assert_eq!(index.visible(Slot(0)), 0);
+    assert_eq!(index.reachable(Slot(0), Level::Device), 0);
 }
 
 #[test]
 fn a_long_chain_needs_no_stack() {
-    let mut index = Index::new(layout());
+    let mut index = Index::new(Shape::plain(layout()));
     let mut changes = Vec::new();
     let blocks: Vec<u64> = (0..200_000).collect();
     let tokens: Vec<u32> = (0..400_000).collect();
     index.apply(Slot(0), &stored(None, &blocks, &tokens), &mut changes);
-    assert_eq!(index.visible(Slot(0)), 200_000);
+    assert_eq!(index.reachable(Slot(0), Level::Device), 200_000);
     index.apply(Slot(0), &removed(&[0]), &mut changes);
-    assert_eq!(index.visible(Slot(0)), 0);
+    assert_eq!(index.reachable(Slot(0), Level::Device), 0);
     index.apply(Slot(0), &stored(None, &[0], &[0, 1]), &mut changes);
-    assert_eq!(index.visible(Slot(0)), 200_000);
+    assert_eq!(index.reachable(Slot(0), Level::Device), 200_000);
 }
 
 /// The sequence hashes that an event's blocks get.
 fn visible_after(layout: BlockLayout, event: &Event) -> Vec<SequenceHash> {
     let mut changes = Vec::new();
-    Index::new(layout).apply(Slot(0), event, &mut changes);
+    Index::new(Shape::plain(layout)).apply(Slot(0), event, &mut changes);
     changes.iter().map(|change| change.hash).collect()
 }
 
@@ -347,4 +492,47 @@ fn media_and_bigrams_enter_the_hashes() {
     for (layout, event, expected) in cases {
         assert_eq!(visible_after(layout, &event), expected, "{event:?}");
     }
+}
+
+#[test]
+fn what_is_over_the_limit_is_counted_and_given_back_room_is_used() {
+    let mut index = Index::new(Shape {
+        max_rank_blocks: 3,
+        max_pool_blocks: 4,
+        ..Shape::plain(layout())
+    });
+    let mut changes = Vec::new();
+    let mut apply = |rank, event: Event| {
+        let tally = index.apply(Slot(rank), &event, &mut changes);
+        (tally.stored, tally.over_limit, index.len())
+    };
+    let tokens = [1, 2, 3, 4, 5, 6, 7, 8];
+    assert_eq!(apply(0, stored(None, &[1, 2, 3, 4], &tokens)), (3, 1, 3));
+    assert_eq!(apply(1, stored(None, &[1, 2, 3, 4], &tokens)), (1, 3, 4));
+    assert_eq!(apply(0, removed(&[3])), (0, 0, 3));
+    assert_eq!(apply(1, stored(None, &[1, 2, 3, 4], &tokens)), (2, 2, 4));
+    // A further name for a block takes room, too.
+    assert_eq!(apply(0, stored(None, &[9], &tokens)), (0, 1, 4));
+}
+
+#[test]
+fn a_rank_of_millions_is_taken_out_piece_by_piece() {
+    let mut index = Index::new(Shape::plain(layout()));
+    let mut changes = Vec::new();
+    for root in 0..100_u32 {
+        let blocks: Vec<u64> = (0..100).map(|block| u64::from(root) * 100 + block).collect();
+        index.apply(Slot(0), &stored(None, &blocks, &[root; 200]), &mut changes);
+    }
+    index.clear(Slot(0));
+    let mut pieces = Vec::new();
+    loop {
+        changes.clear();
+        let done = index.drain(Slot(0), 3_000, &mut changes);
+        pieces.push((changes.len(), index.reachable(Slot(0), Level::Device)));
+        if done {
+            break;
+        }
+    }
+    assert_eq!(pieces, [(3_000, 7_000), (3_000, 4_000), (3_000, 1_000), (1_000, 0)]);
+    assert!(index.is_empty());
 }

@@ -1,7 +1,7 @@
 //! The one task that owns a pool's index and the versions of its view. Ranks send it what happened, subscribers ask it
 //! for a point to start from.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,21 +9,24 @@ use bytes::Bytes;
 use proto::MAX_HASHES_PER_MESSAGE;
 use proto::view::PoolUpdate;
 use router_core::Slot;
-use router_core::hash::{BlockLayout, SequenceHash};
+use router_core::hash::SequenceHash;
+use router_core::levels::Level;
 use router_core::replica::{Position, Run, Update};
 use router_core::view::{Depths, PrefixView};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::codec::Encoded;
 use super::publisher::Publisher;
 use crate::admin::metrics::{Metrics, PoolMetrics};
 use crate::admin::status::RankStatus;
-use crate::events::Batch;
-use crate::index::{Change, Index, Tally};
+use crate::events::{Batch, Event};
+use crate::index::{Change, Index, Shape, Tally};
 
 /// Changes that go out at once, without waiting for the interval to end.
 const MAX_PENDING_CHANGES: usize = 20_000;
+/// Messages of a rank that wait until it is taken out of the view. Beyond them that is done at once.
+const MAX_WAITING: usize = 4096;
 /// Messages that wait for the pool's task.
 const QUEUE: usize = 1024;
 /// Deltas that a slow subscriber may be behind before it gets a snapshot instead.
@@ -155,6 +158,8 @@ pub struct PoolTask {
     publisher: Publisher,
     interval: Duration,
     pending: Vec<Change>,
+    /// Ranks that are being taken out of the view, and what they have published since.
+    draining: HashMap<Slot, VecDeque<Vec<Event>>>,
     /// What the filters have, to answer questions about it.
     view: PrefixView,
     recent: VecDeque<EncodedDelta>,
@@ -171,7 +176,7 @@ impl PoolTask {
     pub fn new(
         name: &str,
         epoch: u64,
-        layout: BlockLayout,
+        shape: Shape,
         interval: Duration,
         ranks: Vec<Arc<RankStatus>>,
         metrics: &Metrics,
@@ -181,10 +186,11 @@ impl PoolTask {
         let task = Self {
             name: name.clone(),
             inputs,
-            index: Index::new(layout),
+            index: Index::new(shape),
             publisher: Publisher::new(epoch),
             interval,
             pending: Vec::new(),
+            draining: HashMap::new(),
             view: PrefixView::new(),
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -200,20 +206,23 @@ impl PoolTask {
     pub async fn run(mut self) {
         let mut due: Option<Instant> = None;
         loop {
-            let input = match due {
+            let wanted = if self.draining.is_empty() {
+                due
+            } else {
+                Some(Instant::now())
+            };
+            let input = match wanted {
                 None => self.inputs.recv().await,
-                Some(due) => match tokio::time::timeout_at(due, self.inputs.recv()).await {
-                    Ok(input) => input,
-                    Err(_) => {
-                        self.flush();
-                        None
-                    }
-                },
+                Some(wanted) => timeout_at(wanted, self.inputs.recv()).await.unwrap_or_default(),
             };
             match input {
                 Some(input) => self.take(input),
                 None if self.inputs.is_closed() && self.inputs.is_empty() => return self.flush(),
                 None => {}
+            }
+            // Piece by piece, so that other inputs come in between.
+            if let Some(&slot) = self.draining.keys().next() {
+                self.drain(slot, MAX_PENDING_CHANGES);
             }
             // A steady stream of inputs must not put the delta off.
             if self.pending.len() >= MAX_PENDING_CHANGES || due.is_some_and(|due| due <= Instant::now()) {
@@ -228,11 +237,8 @@ impl PoolTask {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Apply(slot, batch) => self.apply(slot, &batch),
-            Input::Clear(slot) => {
-                self.index.clear(slot, &mut self.pending);
-                self.show_blocks(slot);
-            }
+            Input::Apply(slot, batch) => self.apply(slot, batch.events),
+            Input::Clear(slot) => self.apply(slot, vec![Event::Cleared]),
             Input::Subscribe(from, reply) => {
                 self.flush();
                 // Whoever asked may have gone away.
@@ -249,20 +255,45 @@ impl PoolTask {
         }
     }
 
-    fn apply(&mut self, slot: Slot, batch: &Batch) {
+    fn apply(&mut self, slot: Slot, events: Vec<Event>) {
         let Some(rank) = self.ranks.get(usize::from(slot.0)).cloned() else {
             return;
         };
-        for event in &batch.events {
-            let tally = self.index.apply(slot, event, &mut self.pending);
+        if let Some(waiting) = self.draining.get_mut(&slot) {
+            waiting.push_back(events);
+            if waiting.len() >= MAX_WAITING {
+                self.drain(slot, usize::MAX);
+            }
+            return;
+        }
+        let mut events = events.into_iter();
+        while let Some(event) = events.next() {
+            let tally = self.index.apply(slot, &event, &mut self.pending);
             self.metrics.count_blocks(&tally);
             note_trouble(&rank, &tally);
+            // A rank of usual size is gone at once.
+            if event == Event::Cleared && !self.index.drain(slot, MAX_PENDING_CHANGES, &mut self.pending) {
+                self.draining.insert(slot, VecDeque::from([events.collect()]));
+                break;
+            }
+        }
+        self.show_blocks(slot);
+    }
+
+    /// Takes `count` more blocks of a rank that is being cleared out of the view.
+    fn drain(&mut self, slot: Slot, count: usize) {
+        if self.index.drain(slot, count, &mut self.pending) {
+            let waiting = self.draining.remove(&slot);
+            waiting
+                .into_iter()
+                .flatten()
+                .for_each(|events| self.apply(slot, events));
         }
         self.show_blocks(slot);
     }
 
     fn show_blocks(&self, slot: Slot) {
-        let blocks = self.index.visible(slot);
+        let blocks = self.index.reachable(slot, Level::Device);
         if let Some(rank) = self.ranks.get(usize::from(slot.0)) {
             rank.set_blocks(blocks);
         }
@@ -365,6 +396,14 @@ impl PoolTask {
 fn note_trouble(rank: &RankStatus, tally: &Tally) {
     if tally.wrong_block_size > 0 {
         rank.report_trouble("wrong_block_size: the engine's block size or layout is not the pool's");
+    }
+    if tally.unshown_tier > 0 {
+        rank.note_unshown_tier();
+    }
+    if tally.over_limit > 0 {
+        rank.report_trouble(
+            "over_limit: more blocks than index.max_rank_blocks or max_pool_blocks; the newest are not routed by",
+        );
     }
     if tally.missing_tokens > 0 {
         rank.report_trouble("missing_tokens: the engine's store events have too few tokens");

@@ -4,6 +4,7 @@ use crate::{BadMessage, v1};
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Candidate, Fleet, ModelName, Pool};
 use router_core::hash::BlockLayout;
+use router_core::levels::Levels;
 use std::num::NonZeroU32;
 
 impl From<&Fleet> for v1::Fleet {
@@ -42,6 +43,8 @@ impl From<&Pool> for v1::Pool {
             models: pool.models.iter().map(model).collect(),
             block_size: pool.layout.block_size.get(),
             eagle: pool.layout.eagle,
+            host_level: pool.levels.host,
+            disk_level: pool.levels.disk,
             tokenizer: artefact(pool.tokenizer),
             template: artefact(pool.template),
             kv_events: pool.kv_events,
@@ -50,6 +53,8 @@ impl From<&Pool> for v1::Pool {
                 overlap_credit_decay: pool.weights.overlap_credit_decay,
                 prefill_load_scale: pool.weights.prefill_load_scale,
                 active_request_weight: pool.weights.active_request_weight,
+                host_cache_hit_weight: pool.weights.host_cache_hit_weight,
+                disk_cache_hit_weight: pool.weights.disk_cache_hit_weight,
             }),
             temperature: pool.temperature,
             inject_tokens: pool.inject_tokens,
@@ -77,6 +82,10 @@ impl TryFrom<v1::Pool> for Pool {
                 block_size,
                 eagle: pool.eagle,
             },
+            levels: Levels {
+                host: pool.host_level,
+                disk: pool.disk_level,
+            },
             tokenizer: optional_artefact("pool.tokenizer", &pool.tokenizer)?,
             template: optional_artefact("pool.template", &pool.template)?,
             kv_events: pool.kv_events,
@@ -85,6 +94,8 @@ impl TryFrom<v1::Pool> for Pool {
                 overlap_credit_decay: weights.overlap_credit_decay,
                 prefill_load_scale: weights.prefill_load_scale,
                 active_request_weight: weights.active_request_weight,
+                host_cache_hit_weight: weights.host_cache_hit_weight,
+                disk_cache_hit_weight: weights.disk_cache_hit_weight,
             },
             temperature: pool.temperature,
             inject_tokens: pool.inject_tokens,

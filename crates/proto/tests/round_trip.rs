@@ -8,6 +8,7 @@ use router_core::Slot;
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Candidate, Fleet, ModelName, Pool};
 use router_core::hash::{BlockLayout, SequenceHash};
+use router_core::levels::Levels;
 use router_core::replica::{Delta, Position, Run, Update};
 
 fn fleet() -> Fleet {
@@ -28,11 +29,17 @@ fn fleet() -> Fleet {
             eagle: true,
             ..BlockLayout::plain(64).unwrap()
         },
+        levels: Levels {
+            host: true,
+            disk: false,
+        },
         tokenizer: Some(ArtefactId::of(b"t")),
         template: None,
         kv_events: true,
         weights: CostWeights {
             overlap_credit: 0.5,
+            host_cache_hit_weight: 0.6,
+            disk_cache_hit_weight: 0.1,
             ..CostWeights::default()
         },
         temperature: 0.25,

@@ -1,13 +1,19 @@
 //! What a candidate costs, in blocks; lower is better.
 //!
-//! Formula: Dynamo 1.6.1, `lib/kv-router/src/scheduling/selector/reference.rs`, the part for device-tier overlap:
+//! Formula: Dynamo 1.6.1, `lib/kv-router/src/scheduling/selector/reference.rs`, without its shared cache:
 //!
 //! ```text
+//! cached      = round(B * (device + H * host + F * disk))
 //! raw_prefill = active_prefill_tokens + max(isl, cached)
 //! decay       = 1 / (1 + D * ((active_prefill - min_active_prefill) / B) / max(ceil(isl / B), 1))
-//! cost        = prefill_load_scale * max(raw_prefill / B - C * decay * overlap, 0)
+//! credit      = C * decay * device + H * host + F * disk
+//! cost        = prefill_load_scale * max(raw_prefill / B - credit, 0)
 //!             + potential_decode_blocks + W * active_requests
 //! ```
+//!
+//! External storage counts as disk, in `credit` too, where Dynamo leaves it to a shared cache.
+
+use crate::levels::Overlap;
 
 /// Weights of the cost. Defaults are Dynamo's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +22,10 @@ pub struct CostWeights {
     pub overlap_credit: f64,
     /// `D`: how fast the credit fades on workers with more queued prefill than the least busy. 0.
     pub overlap_credit_decay: f64,
+    /// `H`: blocks of prefill that one block in the host's memory saves. 0.75.
+    pub host_cache_hit_weight: f64,
+    /// `F`: blocks of prefill that one block on disk or external storage saves. 0.25.
+    pub disk_cache_hit_weight: f64,
     /// Weight of prefill against decode. 1; 0 ignores prefill and overlap.
     pub prefill_load_scale: f64,
     /// `W`: cost of each request in flight. 0.
@@ -27,6 +37,8 @@ impl Default for CostWeights {
         Self {
             overlap_credit: 1.0,
             overlap_credit_decay: 0.0,
+            host_cache_hit_weight: 0.75,
+            disk_cache_hit_weight: 0.25,
             prefill_load_scale: 1.0,
             active_request_weight: 0.0,
         }
@@ -69,14 +81,22 @@ pub struct Cost {
 }
 
 impl CostWeights {
-    /// Cost of a slot with `load` that holds `overlap` leading blocks of the request and would use `new_blocks`
-    /// more than it does now.
-    pub fn cost(&self, demand: Demand, load: SlotLoad, overlap: u32, new_blocks: u64) -> Cost {
+    /// Prompt tokens that `overlap` saves the prefill of, those on farther tiers by their weight.
+    pub fn cached_tokens(&self, overlap: Overlap, block_size: u32) -> u64 {
+        let device = u64::from(overlap.device).saturating_mul(u64::from(block_size));
+        let farther = self.farther(overlap) * f64::from(block_size);
+        // To the nearest; not negative, as weights are not.
+        device.saturating_add((farther + 0.5) as u64)
+    }
+
+    /// Cost of a rank with `load` that has `overlap` of the request and would use `new_blocks` more than it does now.
+    pub fn cost(&self, demand: Demand, load: SlotLoad, overlap: Overlap, new_blocks: u64) -> Cost {
         let block = f64::from(demand.block_size.max(1));
-        let cached = u64::from(overlap).saturating_mul(u64::from(demand.block_size));
+        let cached = self.cached_tokens(overlap, demand.block_size);
         let raw_prefill = load.prefill_tokens.saturating_add(demand.input_tokens.max(cached));
         let prefill_blocks = raw_prefill as f64 / block;
-        let credit_blocks = self.overlap_credit * self.decay(demand, load) * f64::from(overlap);
+        let credit_blocks =
+            self.overlap_credit * self.decay(demand, load) * f64::from(overlap.device) + self.farther(overlap);
         let decode_blocks = load.decode_blocks.saturating_add(new_blocks) as f64;
         let total = self.prefill_load_scale * (prefill_blocks - credit_blocks).max(0.0)
             + decode_blocks
@@ -87,6 +107,10 @@ impl CostWeights {
             decode_blocks,
             total,
         }
+    }
+
+    fn farther(&self, overlap: Overlap) -> f64 {
+        self.host_cache_hit_weight * f64::from(overlap.host) + self.disk_cache_hit_weight * f64::from(overlap.disk)
     }
 
     fn decay(&self, demand: Demand, load: SlotLoad) -> f64 {
@@ -112,7 +136,7 @@ mod tests {
 
     #[test]
     fn idle_worker_pays_what_is_not_cached_and_the_blocks_it_adds() {
-        let cost = CostWeights::default().cost(DEMAND, SlotLoad::default(), 4, 10);
+        let cost = CostWeights::default().cost(DEMAND, SlotLoad::default(), Overlap::device(4), 10);
         let expected = Cost {
             prefill_blocks: 10.0,
             credit_blocks: 4.0,
@@ -129,8 +153,8 @@ mod tests {
             prefill_tokens: 16 * 20,
             ..SlotLoad::default()
         };
-        let warm_but_busy = weights.cost(DEMAND, busy, 10, 10).total;
-        let cold_and_idle = weights.cost(DEMAND, SlotLoad::default(), 0, 10).total;
+        let warm_but_busy = weights.cost(DEMAND, busy, Overlap::device(10), 10).total;
+        let cold_and_idle = weights.cost(DEMAND, SlotLoad::default(), Overlap::default(), 10).total;
         assert_eq!((warm_but_busy, cold_and_idle), (30.0, 20.0));
     }
 
@@ -144,7 +168,26 @@ mod tests {
             prefill_tokens: 160,
             ..SlotLoad::default()
         };
-        assert_eq!(weights.cost(DEMAND, ahead, 8, 0).credit_blocks, 4.0);
+        assert_eq!(weights.cost(DEMAND, ahead, Overlap::device(8), 0).credit_blocks, 4.0);
+    }
+
+    #[test]
+    fn farther_tiers_are_credited_by_their_weights_and_do_not_fade() {
+        let weights = CostWeights {
+            overlap_credit_decay: 1.0,
+            ..CostWeights::default()
+        };
+        let ahead = SlotLoad {
+            prefill_tokens: 160,
+            ..SlotLoad::default()
+        };
+        let overlap = Overlap {
+            device: 4,
+            host: 2,
+            disk: 3,
+        };
+        assert_eq!(weights.cost(DEMAND, ahead, overlap, 0).credit_blocks, 2.0 + 1.5 + 0.75);
+        assert_eq!(weights.cached_tokens(overlap, 16), 64 + 24 + 12);
     }
 
     #[test]
@@ -159,6 +202,6 @@ mod tests {
             decode_blocks: 3,
             prefill_tokens: 0,
         };
-        assert_eq!(weights.cost(DEMAND, load, 0, 1).total, 14.0);
+        assert_eq!(weights.cost(DEMAND, load, Overlap::default(), 1).total, 14.0);
     }
 }

@@ -3,6 +3,7 @@
 use crate::Slot;
 use crate::cost::CostWeights;
 use crate::hash::BlockLayout;
+use crate::levels::Levels;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -25,6 +26,8 @@ pub struct Pool {
     pub models: Vec<ModelName>,
     /// How the workers cut prompts into blocks.
     pub layout: BlockLayout,
+    /// The cache tiers that the view tells apart.
+    pub levels: Levels,
     /// Tokenizer artefact, content-addressed; `None`: none usable, so no exact routing.
     pub tokenizer: Option<ArtefactId>,
     /// Chat template artefact, as `tokenizer`.
@@ -53,7 +56,7 @@ pub struct ModelName {
 /// One (worker, dp rank) pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its number in the pool's view.
+    /// Its number in the pool's view: the first of them, if the view has several [levels](crate::levels).
     pub slot: Slot,
     /// `ip:port`, IPv6 in brackets: how the gateway's cluster knows it.
     pub endpoint: String,

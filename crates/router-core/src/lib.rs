@@ -4,7 +4,7 @@
 //! inputs give the same decision in the wasm filter, in the control plane and in a simulator.
 //!
 //! In reading order: [`hash`] turns tokens into block identities; [`view`] maps a block to the workers that hold
-//! it; [`replica`] keeps a view in step with the control plane; [`fleet`] says who may serve which model;
+//! it, and [`levels`] on which tier; [`replica`] keeps a view in step with the control plane; [`fleet`] says who may serve which model;
 //! [`bookings`] is the life of each request in flight and the load that it causes; [`cost`] and [`pick`] choose;
 //! [`router`] puts them together.
 
@@ -31,6 +31,7 @@ pub mod cost;
 pub mod fleet;
 pub mod hash;
 pub mod ladder;
+pub mod levels;
 pub mod pick;
 pub mod replica;
 pub mod router;

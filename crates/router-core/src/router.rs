@@ -5,6 +5,7 @@ use crate::cost::{Cost, Demand, SlotLoad};
 use crate::fleet::{Candidate, Fleet, Pool};
 use crate::hash::SequenceHash;
 use crate::ladder::{Footing, Rung};
+use crate::levels::Overlap;
 use crate::pick::rank;
 use crate::replica::{OutOfStep, Position, Replica, Update};
 use crate::view::Depths;
@@ -63,7 +64,7 @@ pub struct Scored {
     /// Its slot.
     pub slot: Slot,
     /// Leading blocks of the prompt in its cache, by the view.
-    pub overlap: u32,
+    pub overlap: Overlap,
     /// Its load before this request.
     pub load: SlotLoad,
     /// Its cost.
@@ -336,7 +337,7 @@ impl Router {
         let scored: Vec<Scored> = (0..)
             .zip(&pool.candidates)
             .map(|(candidate, Candidate { slot, .. })| {
-                let overlap = overlaps.of(*slot);
+                let overlap = pool.levels.overlap(*slot, overlaps);
                 let seat = state.seats.get(candidate).copied();
                 let shared = seat.map_or(0, |seat| active.of(seat.as_slot()));
                 let new_blocks = (blocks.len() as u64).saturating_sub(u64::from(shared));

@@ -5,6 +5,7 @@ use router_core::cost::{CostWeights, SlotLoad};
 use router_core::fleet::{ArtefactId, Candidate, Fleet, ModelName, Pool};
 use router_core::hash::{BlockLayout, SequenceHash};
 use router_core::ladder::{Footing, Rung};
+use router_core::levels::Levels;
 use router_core::replica::{Delta, OutOfStep, Position, Run, Update};
 use router_core::router::{Prompt, Router};
 use router_core::view::holding_checksum;
@@ -27,6 +28,7 @@ fn pool(epoch: u64, workers: u16) -> Pool {
             },
         ],
         layout: BlockLayout::plain(16).unwrap(),
+        levels: Levels::default(),
         tokenizer: Some(ArtefactId::of(b"tokenizer")),
         template: None,
         kv_events: true,
@@ -89,7 +91,7 @@ fn outcome(router: &Router, blocks: &[SequenceHash], loads: &[SlotLoad], now: Mi
         blocks,
     };
     let decision = router.decide("qwen", prompt, loads, now, 42);
-    let overlap = decision.ranked.first().map_or(0, |first| first.overlap);
+    let overlap = decision.ranked.first().map_or(0, |first| first.overlap.blocks());
     (
         decision.footing,
         decision.ranked.iter().map(|scored| scored.slot.0).collect(),

@@ -3,6 +3,7 @@ use crate::roster::SILENCE;
 use router_core::Slot;
 use router_core::cost::CostWeights;
 use router_core::hash::BlockLayout;
+use router_core::levels::Levels;
 use std::cell::RefCell;
 
 /// A process: gauges and shared data, as Envoy has them.
@@ -61,6 +62,7 @@ fn pool(workers: u16) -> Pool {
         epoch: 1,
         models: Vec::new(),
         layout: BlockLayout::plain(16).expect("positive"),
+        levels: Levels::default(),
         tokenizer: None,
         template: None,
         kv_events: true,

@@ -2,6 +2,7 @@ use super::*;
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Fleet, ModelName};
 use router_core::hash::BlockLayout;
+use router_core::levels::Levels;
 use router_core::replica::{Position, Update};
 
 const NOW: Millis = Millis(1_000);
@@ -19,6 +20,7 @@ fn pool(name: &str) -> Pool {
             model(format!("{name}-lora"), Some("adapter")),
         ],
         layout: BlockLayout::plain(16).expect("positive"),
+        levels: Levels::default(),
         tokenizer: Some(ArtefactId([1; 16])),
         template: None,
         kv_events: true,

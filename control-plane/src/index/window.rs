@@ -1,0 +1,82 @@
+//! Which of a rank's reachable blocks go into the view, and under which slots.
+
+use router_core::Slot;
+use router_core::hash::SequenceHash;
+use router_core::levels::Level;
+
+use super::Change;
+use super::node::{Node, Reach};
+
+/// How deep and how finely a view shows what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Every how many-th block of a sequence is shown: those whose depth, counted from 1, it divides. So a slot that has
+    /// `n` of a prompt's shown blocks holds at least `n * stride` blocks. At least 1.
+    pub stride: u32,
+    /// The deepest that is shown.
+    pub limit: u32,
+}
+
+impl Default for Grid {
+    /// Everything.
+    fn default() -> Self {
+        Self {
+            stride: 1,
+            limit: u32::MAX,
+        }
+    }
+}
+
+impl Grid {
+    /// Whether blocks at `depth` are shown.
+    pub(super) fn shows(self, depth: u32) -> bool {
+        depth <= self.limit && (self.stride <= 1 || depth.is_multiple_of(self.stride))
+    }
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    /// By level; `None` where the view does not have it.
+    pub(super) slots: [Option<Slot>; Level::ALL.len()],
+    pub(super) grid: Grid,
+    /// Nothing is shown.
+    pub(super) closed: bool,
+}
+
+impl Window {
+    /// What it means for the view that a node's reach goes from one to another.
+    pub(super) fn change(&self, node: &Node, from: Reach, to: Reach, changes: &mut Vec<Change>) {
+        if self.closed || !self.grid.shows(node.depth()) {
+            return;
+        }
+        let levels = from.index().min(to.index())..from.index().max(to.index());
+        for slot in self.slots[levels].iter().flatten() {
+            changes.push(Change {
+                slot: *slot,
+                hash: node.hash,
+                stored: to < from,
+            });
+        }
+    }
+
+    /// Whether the view has the block under any slot.
+    pub(super) fn shows(&self, node: &Node) -> bool {
+        let levels = self.slots.get(node.reach().index()..).unwrap_or_default();
+        !self.closed && self.grid.shows(node.depth()) && levels.iter().any(Option::is_some)
+    }
+
+    /// The blocks of `nodes` that are shown, by slot.
+    pub(super) fn shown<'n, I: Iterator<Item = &'n Node> + Clone>(
+        &self,
+        nodes: I,
+    ) -> impl Iterator<Item = (Slot, impl Iterator<Item = SequenceHash> + use<'n, I>)> + use<'n, I> {
+        let window = *self;
+        let slots = (0..Level::ALL.len()).filter_map(move |level| Some((level, window.slots[level]?)));
+        slots.map(move |(level, slot)| {
+            let is_shown =
+                move |node: &&Node| !window.closed && node.reach().index() <= level && window.grid.shows(node.depth());
+            (slot, nodes.clone().filter(is_shown).map(|node| node.hash))
+        })
+    }
+}
