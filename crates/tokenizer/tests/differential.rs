@@ -4,12 +4,13 @@
 
 mod documents;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde_json::{Value, json};
 use tokenizer::{Form, Tokenizer};
 
-/// The directory of a model that `scripts/setup test` fetches.
-fn model(name: &str) -> PathBuf {
+/// The `tokenizer.json` of a model that `scripts/setup test` fetches.
+fn model(name: &str) -> String {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../target/models")
         .join(name);
@@ -18,21 +19,14 @@ fn model(name: &str) -> PathBuf {
         "no model in {}: run scripts/setup test",
         dir.display()
     );
-    dir
+    std::fs::read_to_string(dir.join("tokenizer.json")).unwrap()
 }
 
-fn canonical(dir: &Path) -> String {
-    tk_convert::canonicalize_file(dir.join("tokenizer.json")).unwrap()
-}
-
-/// Through the flat artefact, as a filter does.
-fn load(dir: &Path) -> Tokenizer {
-    let artefact =
-        tokenizer::build(canonical(dir).as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    assert_eq!(artefact.not_flat, None, "{}", dir.display());
-    let tokenizer = Tokenizer::load(artefact.bytes).unwrap();
-    assert_eq!(tokenizer.form(), Form::Flat);
-    tokenizer
+/// As the control plane makes and the filter loads it.
+fn load(json: &str) -> Tokenizer {
+    let canonical = tk_convert::canonicalize_str(json).unwrap();
+    let artefact = tokenizer::build(canonical.as_bytes()).unwrap();
+    Tokenizer::load(artefact.bytes).unwrap()
 }
 
 /// Documents for each model.
@@ -40,68 +34,138 @@ const DOCUMENTS: usize = 20_000;
 
 /// One test for each model, so that they run side by side.
 macro_rules! ids_equal_those_of_the_other_implementations {
-    ($($name:ident),*) => {
+    ($($name:ident: $form:expr, $model:expr;)*) => {
         mod ids_equal_those_of_the_other_implementations {
+            use super::*;
             $(#[test]
             fn $name() {
-                super::compare(&super::model(stringify!($name)));
+                compare(&$model, $form);
             })*
         }
     };
 }
 
-ids_equal_those_of_the_other_implementations!(qwen3, deepseek_v3, gemma3, gptoss, llama3_1);
+ids_equal_those_of_the_other_implementations! {
+    qwen3: Form::Flat, model("qwen3");
+    deepseek_v3: Form::Flat, model("deepseek_v3");
+    gemma3: Form::Flat, model("gemma3");
+    gptoss: Form::Flat, model("gptoss");
+    llama3_1: Form::Flat, model("llama3_1");
+    characters: Form::Flat, model("afaanoromo_bpe");
+    word_piece: Form::Json, model("afaanoromo_wordpiece");
+    bert: Form::Json, with_parts_of_bert();
+    unigram: Form::Json, with_an_unknown_token();
+    unigram_of_known_characters: Form::Json, model("afaanoromo_unigram");
+    sentence_piece: Form::Json, with_parts_of_t5();
+}
 
 #[test]
 fn ids_equal_for_further_models() {
     let dirs = std::env::var("WARMPATH_TOKENIZER_DIRS").unwrap_or_default();
     for dir in dirs.split(':').filter(|dir| !dir.is_empty()) {
-        compare(Path::new(dir));
+        let json = std::fs::read_to_string(Path::new(dir).join("tokenizer.json")).unwrap();
+        let form = load(&json).form();
+        println!("{dir}: {form:?}");
+        compare(&json, form);
     }
 }
 
-fn compare(dir: &Path) {
-    let theirs = tokenizers::Tokenizer::from_file(dir.join("tokenizer.json")).unwrap();
+/// A WordPiece vocabulary with what BERT puts before it.
+fn with_parts_of_bert() -> String {
+    let mut json: Value = serde_json::from_str(&model("afaanoromo_wordpiece")).unwrap();
+    json["normalizer"] = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": true});
+    json["pre_tokenizer"] = json!({"type": "BertPreTokenizer"});
+    json["post_processor"] = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+    json.to_string()
+}
+
+/// As it is, it refuses all characters that are not in its vocabulary.
+fn with_an_unknown_token() -> String {
+    let mut json: Value = serde_json::from_str(&model("afaanoromo_unigram")).unwrap();
+    json["model"]["unk_id"] = json!(1);
+    json.to_string()
+}
+
+/// A Unigram vocabulary with what T5 puts before it: SentencePiece's `nmt_nfkc` map, which lies in the sources of the crate
+/// that reads it.
+fn with_parts_of_t5() -> String {
+    let cargo = std::process::Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--offline",
+            "--locked",
+            "--manifest-path",
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&cargo.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages
+        .iter()
+        .find(|package| package["name"] == "spm_precompiled")
+        .unwrap();
+    let map = Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("test.json");
+    let mut json: Value = serde_json::from_str(&model("mon_unigram")).unwrap();
+    json["normalizer"] = serde_json::from_slice(&std::fs::read(map).unwrap()).unwrap();
+    json.to_string()
+}
+
+fn compare(json: &str, form: Form) {
+    let theirs = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
     let added = theirs.get_added_tokens_decoder().into_values();
     let mut tokens: Vec<String> = added.map(|token| token.content).collect();
     tokens.sort();
     let documents = documents::all(DOCUMENTS, &tokens);
     assert!(documents.len() >= DOCUMENTS);
-    let flat = load(dir);
-    let library = Tokenizer::from_json(canonical(dir).as_bytes()).unwrap();
-    let check = |ours: &Tokenizer, document: &str, add_special_tokens: bool, expected: &[u32]| {
+    let ours = load(json);
+    assert_eq!(ours.form(), form);
+    let canonical = tk_convert::canonicalize_str(json).unwrap();
+    let library = Tokenizer::from_json(canonical.as_bytes()).unwrap();
+    let mut compared = 0;
+    let mut check = |ours: &Tokenizer, document: &str, add_special_tokens: bool| {
+        if ours.form() == Form::Json && is_newer_to_the_library(document) {
+            return;
+        }
+        let expected = theirs.encode_fast(document, add_special_tokens);
         let mut ids = vec![7];
-        ours.encode_into(document, add_special_tokens, &mut ids).unwrap();
+        let encoded = ours.encode_into(document, add_special_tokens, &mut ids);
+        assert_eq!(encoded.is_ok(), expected.is_ok(), "{document:?}");
         assert_eq!(ids[0], 7, "appends");
-        assert_eq!(&ids[1..], expected, "{}: {document:?}", dir.display());
+        assert_eq!(
+            &ids[1..],
+            expected.as_ref().map_or(&[][..], |it| it.get_ids()),
+            "{document:?}"
+        );
         assert!(ids.iter().all(|id| (*id as usize) < ours.vocab_size()));
+        compared += usize::from(expected.is_ok());
     };
     for (index, document) in documents.iter().enumerate() {
-        let expected = theirs.encode_fast(document.as_str(), false).unwrap();
-        check(&flat, document, false, expected.get_ids());
+        check(&ours, document, false);
         // What is the same for all documents is tried on some.
         if index % 8 == 0 {
-            let with_special = theirs.encode_fast(document.as_str(), true).unwrap();
-            check(&flat, document, true, with_special.get_ids());
-            if !is_newer_to_the_library(document) {
-                check(&library, document, false, expected.get_ids());
-                check(&library, document, true, with_special.get_ids());
-            }
+            check(&ours, document, true);
+            check(&library, document, false);
+            check(&library, document, true);
         }
     }
+    println!("{compared} encodings compared");
+    assert!(compared > 200, "{compared}");
 }
 
 /// Whether the library's tables may treat the document otherwise than the older ones that engines have: the flat engine
 /// makes up for that (`flat::normalize`, `flat::classes`), the library does not.
 fn is_newer_to_the_library(document: &str) -> bool {
-    let old = |character| matches!(character, '\0'..'\u{7fd}' | '\u{2010}'..'\u{2070}' | '\u{3000}'..'\u{31e0}' | '\u{3400}'..'\u{9fd6}' | '가'..='힣');
+    let old = |character| matches!(character, '\0'..='\u{61c}' | '\u{61e}'..'\u{7fd}' | '\u{2010}'..'\u{2070}' | '\u{3000}'..'\u{31e0}' | '\u{3400}'..'\u{9fd6}' | '가'..='힣');
     !document.chars().all(old)
 }
 
 #[test]
 fn the_word_cache_does_not_change_ids() {
-    let dir = model("qwen3");
-    let shared = load(&dir);
+    let shared = load(&model("qwen3"));
     let documents = documents::all(0, &[]);
     let encode = |document: &String| {
         let mut ids = Vec::new();
@@ -115,10 +179,10 @@ fn the_word_cache_does_not_change_ids() {
 
 #[test]
 fn vocabulary_size_is_past_the_last_id() {
-    let dir = model("qwen3");
-    let theirs = tokenizers::Tokenizer::from_file(dir.join("tokenizer.json")).unwrap();
+    let json = model("qwen3");
+    let theirs = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
     let last = theirs.get_vocab(true).into_values().max().unwrap();
-    assert_eq!(load(&dir).vocab_size(), last as usize + 1);
+    assert_eq!(load(&json).vocab_size(), last as usize + 1);
 }
 
 #[test]
@@ -130,6 +194,10 @@ fn unsupported_tokenizers_are_named() {
     assert!(bad(br#"{"version":"2.0"}"#).contains("no `model`"));
     let unknown = br#"{"version":"2.0","model":{"type":"Sentences","vocab":{},"unk_token":"x"}}"#;
     assert!(bad(unknown).contains("unknown"), "{}", bad(unknown));
+    // Real ones that cannot be used: the pattern of a normalizer needs a regex engine.
+    let canonical = tk_convert::canonicalize_str(&model("mon_unigram")).unwrap();
+    let refused = tokenizer::build(canonical.as_bytes()).unwrap_err().to_string();
+    assert!(refused.contains("Replace"), "{refused}");
 }
 
 #[test]
