@@ -28,6 +28,7 @@ mod perfect_hash;
 
 pub use crate::artefact::Form;
 pub use crate::build::{Artefact, build};
+pub use crate::flat::cuts::Cuts;
 
 use crate::flat::Flat;
 use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
@@ -124,16 +125,28 @@ impl Tokenizer {
     /// Padding and truncation that the file may declare are ignored, as inference engines ignore them. On an error `ids`
     /// is unchanged.
     pub fn encode_into(&self, text: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(EncodeError::TooLong { len: text.len() });
-        }
+        check_length(text)?;
+        let flat = match &self.engine {
+            Engine::Flat(flat) => flat,
+            Engine::Library(library) => return encode_by_library(library, text, add_special_tokens, ids),
+        };
+        let before = ids.len();
+        let [prefix, suffix] = if add_special_tokens {
+            flat.around()
+        } else {
+            [&[][..]; 2]
+        };
+        ids.extend_from_slice(prefix);
+        flat.encode(text, 0, ids).inspect_err(|_| ids.truncate(before))?;
+        ids.extend_from_slice(suffix);
+        Ok(())
+    }
+
+    /// For encoding texts piece by piece. `None` if this tokenizer does not offer it.
+    pub fn cutter(&self) -> Option<Cutter<'_>> {
         match &self.engine {
-            Engine::Flat(flat) => {
-                let before = ids.len();
-                flat.encode(text, add_special_tokens, ids)
-                    .inspect_err(|_| ids.truncate(before))
-            }
-            Engine::Library(library) => encode_by_library(library, text, add_special_tokens, ids),
+            Engine::Flat(flat) => Some(Cutter { flat }),
+            Engine::Library(_) => None,
         }
     }
 
@@ -142,6 +155,47 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+/// Encodes texts piece by piece: the ids of a text are [`Cutter::prefix`], those of its pieces, and [`Cutter::suffix`],
+/// the first and last one only with special tokens.
+#[derive(Clone, Copy)]
+pub struct Cutter<'t> {
+    flat: &'t Flat,
+}
+
+impl<'t> Cutter<'t> {
+    /// The places between two pieces of `text`, ascending. The ids of a piece depend on its own bytes and on whether it
+    /// is the first one, on nothing else; the same bytes are a piece of another text if that is cut there too.
+    pub fn cuts(self, text: &'t str) -> Cuts<'t> {
+        self.flat.cuts(text)
+    }
+
+    /// Appends the ids of the piece that stands at `offset` of its text, in bytes; only whether that is 0 matters. On an
+    /// error `ids` may hold some of them.
+    pub fn encode_into(self, piece: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        check_length(piece)?;
+        self.flat.encode(piece, offset, ids)
+    }
+
+    /// What the post-processor puts before a text.
+    pub fn prefix(self) -> &'t [u32] {
+        let [prefix, _] = self.flat.around();
+        prefix
+    }
+
+    /// What the post-processor puts after a text.
+    pub fn suffix(self) -> &'t [u32] {
+        let [_, suffix] = self.flat.around();
+        suffix
+    }
+}
+
+fn check_length(text: &str) -> Result<(), EncodeError> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(EncodeError::TooLong { len: text.len() });
+    }
+    Ok(())
 }
 
 fn read_json(json: &[u8]) -> Result<PipelineTokenizer, LoadError> {

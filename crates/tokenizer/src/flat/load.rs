@@ -7,6 +7,7 @@ use tk_encode::pipeline::{NormalizerChain, PipelineNormalizer, PipelinePreTokeni
 use tk_encode::vocab::bucket_added_vocabulary::{AddedToken, AddedVocabulary};
 
 use super::Flat;
+use super::cuts::Rules;
 use super::tables::Meta;
 use crate::LoadError;
 use crate::artefact::{SECTIONS, Section};
@@ -29,8 +30,10 @@ impl Flat {
         let components = read_components(section(Section::Components))?;
         let prefix = read_ids(section(Section::Prefix), meta.vocab_size)?;
         let suffix = read_ids(section(Section::Suffix), meta.vocab_size)?;
+        let rules = Rules::of(&added, components.get_normalizers(), components.get_pre_tokenizer());
         let flat = Self {
-            added,
+            added: vocabulary(&added).map_err(LoadError::Unsupported)?,
+            rules,
             components,
             prefix,
             suffix,
@@ -73,7 +76,7 @@ pub(crate) fn write_added(added: &[Added]) -> Vec<u8> {
     bytes
 }
 
-fn read_added(mut bytes: &[u8], vocab_size: u32) -> Result<AddedVocabulary, LoadError> {
+fn read_added(mut bytes: &[u8], vocab_size: u32) -> Result<Vec<Added>, LoadError> {
     const BAD: LoadError = LoadError::Damaged("an added token cannot be read");
     let mut added = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk::<12>() {
@@ -97,7 +100,7 @@ fn read_added(mut bytes: &[u8], vocab_size: u32) -> Result<AddedVocabulary, Load
     if !bytes.is_empty() {
         return Err(BAD);
     }
-    vocabulary(&added).map_err(LoadError::Unsupported)
+    Ok(added)
 }
 
 /// The matcher of these tokens.

@@ -6,6 +6,7 @@
 
 pub(crate) mod cache;
 mod classes;
+pub(crate) mod cuts;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod normalize;
@@ -22,6 +23,7 @@ use tk_encode::vocab::bucket_added_vocabulary::AddedVocabulary;
 pub(crate) use self::load::{Added, read_components, vocabulary, write_added};
 
 use self::cache::{Key, WordCache};
+use self::cuts::{Cuts, Rules};
 use self::merge::Merger;
 use self::tables::{Meta, Tables};
 use crate::EncodeError;
@@ -42,6 +44,7 @@ pub(crate) struct Flat {
     components: PipelineTokenizer,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
+    rules: Rules,
     /// One for each thread that is or was encoding.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -61,17 +64,21 @@ impl Flat {
         self.meta.vocab_size as usize
     }
 
-    /// Appends the ids of `text`.
-    pub(crate) fn encode(&self, text: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    /// What the post-processor puts before and after a text.
+    pub(crate) fn around(&self) -> [&[u32]; 2] {
+        [&self.prefix, &self.suffix]
+    }
+
+    /// Where `text` is cut into pieces.
+    pub(crate) fn cuts<'t>(&'t self, text: &'t str) -> Cuts<'t> {
+        Cuts::new(text, &self.added, self.rules)
+    }
+
+    /// Appends the ids of `text`, which stands at `offset` of a whole text, in bytes.
+    pub(crate) fn encode(&self, text: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = pooled.unwrap_or_default();
-        if add_special_tokens {
-            ids.extend_from_slice(&self.prefix);
-        }
-        let result = self.encode_text(text, &mut scratch, ids);
-        if add_special_tokens {
-            ids.extend_from_slice(&self.suffix);
-        }
+        let result = self.encode_text(text, offset, &mut scratch, ids);
         scratch.shrink();
         self.scratch
             .lock()
@@ -80,7 +87,13 @@ impl Flat {
         result
     }
 
-    fn encode_text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    fn encode_text(
+        &self,
+        text: &str,
+        base: usize,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         let tables = self.tables();
         let failed = |error: tk_encode::Error| EncodeError::Failed(error.to_string());
         for segment in SpecialSegmentIterator::new(text, &self.added, false, false) {
@@ -89,7 +102,7 @@ impl Flat {
                     ids.push(id);
                     continue;
                 }
-                Segment::Text { text, input_offset } => (text, input_offset),
+                Segment::Text { text, input_offset } => (text, base.wrapping_add(input_offset)),
             };
             let normalized = normalize::normalize(self.components.get_normalizers(), chunk, offset).map_err(failed)?;
             for segment in SpecialSegmentIterator::new(&normalized, &self.added, true, false) {

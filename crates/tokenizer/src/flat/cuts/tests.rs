@@ -1,0 +1,169 @@
+//! Cut wherever the rules allow it, every text has the ids that it has whole. `WARMPATH_TOKENIZER_DIRS` may name more
+//! model directories, separated by `:`.
+
+use crate::Tokenizer;
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+fn model_dirs() -> Vec<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/models/qwen3");
+    let model = std::env::var_os("WARMPATH_MODEL_DIR").map_or(default, PathBuf::from);
+    let more = std::env::var("WARMPATH_TOKENIZER_DIRS");
+    std::iter::once(model)
+        .chain(more.iter().flat_map(|dirs| dirs.split(':')).map(PathBuf::from))
+        .collect()
+}
+
+fn load(json: &str) -> Tokenizer {
+    let artefact = crate::build(json.as_bytes()).expect("builds");
+    assert_eq!(artefact.not_flat, None);
+    Tokenizer::load(artefact.bytes).expect("loads")
+}
+
+static MODELS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
+    let models = model_dirs().into_iter().map(|dir| {
+        load(&tk_convert::canonicalize_file(dir.join("tokenizer.json")).expect("no model: run scripts/setup"))
+    });
+    models.chain(small_models()).collect()
+});
+
+/// Models of a few tokens with every pre-tokenizer that is known, and added tokens of every kind.
+fn small_models() -> impl Iterator<Item = Tokenizer> {
+    use tk_encode::utils::byte_level::BYTES_CHAR_LOOKUP;
+    let split = |regex: &str| serde_json::json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let deepseek: Vec<_> = tk_encode::utils::DEEPSEEK_PATTERNS.map(split).to_vec();
+    let pre_tokenizers = [
+        split(GPT2),
+        split(CL100K),
+        split(O200K),
+        serde_json::json!({"type": "Sequence", "pretokenizers": deepseek}),
+        serde_json::json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false}),
+        serde_json::Value::Null,
+    ];
+    let mut vocab = serde_json::Map::new();
+    let mut merges = Vec::new();
+    let mut add = |token: String| {
+        let id = vocab.len();
+        vocab.entry(token).or_insert(id.into());
+    };
+    for character in BYTES_CHAR_LOOKUP.iter() {
+        add(character.to_string());
+    }
+    // Merges across everything that may meet at a cut: a word that is cut in two would show.
+    for left in ["a", "b", "Z", "'", "s", "/", "!", "Ġ", "Ċ", "č", "ĉ", "1"] {
+        for right in ["Ġ", "Ċ", "č", "a", "b", "s", "/", "!", "1"] {
+            add(format!("{left}{right}"));
+            merges.push([left, right]);
+        }
+    }
+    let normalizers = [
+        serde_json::Value::Null,
+        serde_json::json!({"type": "NFC"}),
+        serde_json::json!({"type": "Lowercase"}),
+        serde_json::json!({"type": "MetaspaceNormalizer", "replacement": "▁", "prepend": "first", "drop_whitespace": false}),
+    ];
+    // Left strip, right strip, single word.
+    let flags = [
+        [false, false, false],
+        [true, false, false],
+        [false, true, false],
+        [true, true, false],
+        [false, false, true],
+    ];
+    let mut models = Vec::new();
+    for pre_tokenizer in pre_tokenizers {
+        for [lstrip, rstrip, single_word] in flags {
+            let (number, last) = (models.len(), vocab.len());
+            let added = |index: usize, content: &str| {
+                serde_json::json!({"id": last + index, "content": content, "single_word": single_word, "lstrip": lstrip,
+                    "rstrip": rstrip, "normalized": number % 3 == 0, "special": false})
+            };
+            let json = serde_json::json!({
+                "version": "2.0",
+                "normalizer": normalizers[number % 4],
+                "pre_tokenizer": pre_tokenizer,
+                "added_tokens": [added(0, "<|a|>"), added(1, "<|a|><|b|>"), added(2, "ab"), added(3, "b<")],
+                "model": {"type": "BPE", "byte_level": true, "vocab": vocab, "merges": merges},
+            });
+            models.push(load(&json.to_string()));
+        }
+    }
+    models.into_iter()
+}
+
+/// Texts of fragments that meet in every way.
+fn texts() -> impl Strategy<Value = String> {
+    let fragments: Vec<&str> = "a|b|Z|ab|abc|the|don't|'s|'S|'|é|e\u{301}|\u{301}|ß|Ж|ﬁ|日|本|四|五|。|，|かが|か\u{3099}|한|1|23|4567|½|!|!!|/|//|?\n|!/|\
+         .|,|_|-|(|)|\u{a0}|\u{3000}|\u{200d}|👍🏽|\u{c5c}|\u{1fae9}|\u{897}|<|><|<|a|<|im_start|>|user|assistant|<|im_end|>|<think>|</think>|\
+         <｜User｜>|<｜Assistant｜>|<bos>|<start_of_turn>|<end_of_turn>|<|eot_id|>|<|start_header_id|>|<|start|>|<|message|>|<|channel|>|▁|▁▁|[multimodal]"
+        .split('|')
+        .collect();
+    let fragment = prop_oneof![
+        4 => proptest::sample::select(fragments).prop_map(str::to_owned),
+        3 => proptest::sample::select(vec![" ", " ", "  ", "   ", "\n", "\n", "\n\n", "\r\n", "\t", " \n", "\n ", "\n\t", "\u{2028}"]).prop_map(str::to_owned),
+        1 => proptest::sample::select(vec![
+            "<|a|>", "<|a|><|b|>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>", "<|begin_of_text|>", "<|eot_id|>", "<|start|>user<|message|>",
+            "<｜User｜>", "<start_of_turn>user\n", "<end_of_turn>\n", "<think>", "<tool_call>", "</s>", "<table>",
+        ]).prop_map(str::to_owned),
+        1 => any::<char>().prop_map(String::from),
+        1 => "[a-zA-Z]{1,9} [a-zA-Z]{1,9}\n?[a-zA-Z]{0,9}",
+    ];
+    proptest::collection::vec(fragment, 0..60).prop_map(|fragments| fragments.concat())
+}
+
+fn whole(model: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut ids = Vec::new();
+    model.encode_into(text, true, &mut ids).expect("encodes");
+    ids
+}
+
+fn in_pieces(model: &Tokenizer, text: &str) -> Vec<u32> {
+    let cutter = model.cutter().expect("flat");
+    let mut ids = cutter.prefix().to_vec();
+    let mut start = 0;
+    for end in cutter.cuts(text).chain([text.len()]) {
+        assert!(start < end || text.is_empty(), "{start} {end}");
+        cutter.encode_into(&text[start..end], start, &mut ids).expect("encodes");
+        start = end;
+    }
+    ids.extend_from_slice(cutter.suffix());
+    ids
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn pieces_have_the_ids_of_the_whole(text in texts()) {
+        for model in MODELS.iter() {
+            prop_assert_eq!(in_pieces(model, &text), whole(model, &text));
+        }
+    }
+}
+
+fn cuts(model: &Tokenizer, text: &str) -> Vec<usize> {
+    model.cutter().expect("flat").cuts(text).collect()
+}
+
+#[test]
+fn texts_are_cut_where_it_is_proven() {
+    let qwen = &MODELS[0];
+    // Eight bytes after a cut are looked at.
+    let cases: [(&str, &[usize]); 8] = [
+        ("one two, three four five", &[3, 14]),
+        ("one  two\nthree four\n\n4 five seventy", &[9, 14, 27]),
+        ("日本語。\n四五\n\u{3000}六七", &[13]),
+        ("<|im_start|>user\nHi there<|im_end|>\n<|im_start|>", &[17, 25, 36]),
+        ("x <|im_start|>", &[2]),
+        ("the end", &[]),
+        ("a b", &[]),
+        ("", &[]),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(cuts(qwen, text), expected, "{text:?}");
+    }
+}
