@@ -26,6 +26,9 @@ pub struct SequenceHash(pub u64);
 pub struct HashSeed(u64);
 
 impl HashSeed {
+    /// Of no adapter and no tenant.
+    pub const PLAIN: Self = Self(BASE_SEED);
+
     /// Empty names count as absent.
     pub fn new(lora: Option<&str>, cache_namespace: Option<&str>) -> Self {
         let lora = lora
@@ -68,8 +71,12 @@ impl BlockLayout {
 
     /// The tokens that each full block hashes, in order; a partial tail yields nothing.
     pub fn blocks<'t>(self, tokens: &'t [u32]) -> impl Iterator<Item = &'t [u32]> + use<'t> {
-        let window = self.tokens_per_block().saturating_add(usize::from(self.eagle));
-        tokens.windows(window).step_by(self.tokens_per_block())
+        tokens.windows(self.window()).step_by(self.tokens_per_block())
+    }
+
+    /// Tokens that a block hashes.
+    fn window(self) -> usize {
+        self.tokens_per_block().saturating_add(usize::from(self.eagle))
     }
 }
 
@@ -112,6 +119,75 @@ pub fn chain(parent: Option<SequenceHash>, local: LocalHash) -> SequenceHash {
     head.copy_from_slice(&parent.to_le_bytes());
     tail.copy_from_slice(&local.0.to_le_bytes());
     SequenceHash(xxh3_64_with_seed(&bytes, BASE_SEED))
+}
+
+/// The blocks of one prompt, hashed as its tokens come.
+#[derive(Debug)]
+pub struct BlockChain {
+    layout: BlockLayout,
+    hasher: BlockHasher,
+    /// The last full block.
+    last: Option<SequenceHash>,
+    /// Tokens that the next block starts with; fewer than it hashes.
+    tail: Vec<u32>,
+}
+
+impl BlockChain {
+    /// Before the first token.
+    pub fn new(layout: BlockLayout, seed: HashSeed) -> Self {
+        Self {
+            layout,
+            hasher: BlockHasher::new(seed),
+            last: None,
+            tail: Vec::new(),
+        }
+    }
+
+    /// Goes on by `tokens`, and appends the blocks that they complete to `blocks`.
+    pub fn extend(&mut self, tokens: &[u32], blocks: &mut Vec<SequenceHash>) {
+        let mut rest = tokens;
+        if !self.tail.is_empty() {
+            let missing = self.layout.window().saturating_sub(self.tail.len());
+            let Some((head, _)) = tokens.split_at_checked(missing) else {
+                self.tail.extend_from_slice(tokens);
+                return;
+            };
+            let mut first = core::mem::take(&mut self.tail);
+            first.extend_from_slice(head);
+            self.push(&first, blocks);
+            // What it hashes beyond its end belongs to the next one too.
+            let beyond = self.layout.window().saturating_sub(self.layout.tokens_per_block());
+            rest = tokens.get(missing.saturating_sub(beyond)..).unwrap_or_default();
+            first.clear();
+            self.tail = first;
+        }
+        let before = blocks.len();
+        let layout = self.layout;
+        layout.blocks(rest).for_each(|block| self.push(block, blocks));
+        let hashed = blocks
+            .len()
+            .saturating_sub(before)
+            .saturating_mul(layout.tokens_per_block());
+        self.tail.extend_from_slice(rest.get(hashed..).unwrap_or_default());
+    }
+
+    /// Goes on as [`BlockChain::extend`] did when it appended `blocks` and left `tail`.
+    pub fn go_on(&mut self, blocks: &[SequenceHash], tail: &[u32]) {
+        self.last = blocks.last().copied().or(self.last);
+        self.tail.clear();
+        self.tail.extend_from_slice(tail);
+    }
+
+    /// Tokens that are in no full block yet. (Eagle workers' blocks are full once the first token after them is there.)
+    pub fn tail(&self) -> &[u32] {
+        &self.tail
+    }
+
+    fn push(&mut self, block: &[u32], blocks: &mut Vec<SequenceHash>) {
+        let hash = chain(self.last, self.hasher.local(block, &[]));
+        self.last = Some(hash);
+        blocks.push(hash);
+    }
 }
 
 /// Local hashes of every full block of a prompt without multimodal parts.

@@ -1,0 +1,205 @@
+//! Remembered prompts: what was tokenized and hashed once is neither again, as long as it is remembered.
+//!
+//! A text is cut into *pieces* of a few KiB that are tokenized independently ([`tokenizer::Cutter`]). Two things are
+//! remembered, in one LRU order and under one budget:
+//!
+//! - of a piece, by its content: its token ids. So a conversation that was edited in the middle is tokenized anew in one
+//!   piece only.
+//! - of a piece in its place, by its content and everything before it (blocks and their seed included): the hashes of the
+//!   blocks that it completes and the tokens left over. About an eighth of the size, and all that a known prefix needs:
+//!   the ids of its pieces are not used, age, and make room, unless they are asked for.
+//!
+//! A known conversation costs one hash over its bytes, a look-up for each piece, and work for what is new.
+//!
+//! **A wrong hit would give a prompt another one's ids**, across tenants even. Keys are SipHash-1-3 of 128 bits under a
+//! key that only this memory knows: a pseudorandom function, for which nobody without the key can make two texts collide
+//! any better than by chance, and by chance it takes some 2^64 texts. It takes about as long as comparing the texts,
+//! which would have to be kept for that.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod key;
+mod store;
+
+use router_core::hash::{BlockChain, BlockLayout, HashSeed, SequenceHash};
+use tokenizer::{Cutter, EncodeError, MAX_TEXT_BYTES, Tokenizer};
+
+use crate::key::{Key, Keys};
+use crate::store::{Entry, InPlace, Store};
+
+/// What was read, of all tokenizers and pools.
+pub struct Memory {
+    keys: Keys,
+    store: Store,
+}
+
+/// A text to be read, and how.
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Whether the post-processor's tokens (BOS, EOS) come around it.
+    pub add_special_tokens: bool,
+    /// What it is tokenized with.
+    pub tokenizer: &'a Tokenizer,
+    /// Names the tokenizer: its content's hash.
+    pub tokenizer_id: [u8; 16],
+    /// How its tokens are cut into blocks.
+    pub layout: BlockLayout,
+    /// What the blocks' hashes start from.
+    pub seed: HashSeed,
+    /// Whether the tokens themselves are wanted.
+    pub want_tokens: bool,
+}
+
+/// A text that was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Of the full blocks, from the first on.
+    pub blocks: Vec<SequenceHash>,
+    /// Number of tokens.
+    pub input_tokens: usize,
+    /// The tokens, if they were wanted.
+    pub tokens: Vec<u32>,
+    /// Bytes of the text that were not tokenized, as they were remembered.
+    pub remembered_bytes: usize,
+}
+
+impl Memory {
+    /// An empty memory of at most `budget` bytes; 0: nothing is remembered. `key` must be random and stay secret.
+    pub fn new(budget: usize, key: [u64; 2]) -> Self {
+        Self {
+            keys: Keys::new(key),
+            store: Store::new(budget),
+        }
+    }
+
+    /// Bytes that are taken, tables included.
+    pub fn bytes(&self) -> usize {
+        self.store.bytes()
+    }
+
+    /// Reads a text. What comes out is the same whatever is remembered.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized.
+    pub fn read(&mut self, text: Text<'_>) -> Result<Reading, EncodeError> {
+        let mut reader = Reader {
+            chain: BlockChain::new(text.layout, text.seed),
+            reading: Reading::default(),
+            want_tokens: text.want_tokens,
+        };
+        let remembers = self.store.is_on() && text.text.len() <= MAX_TEXT_BYTES;
+        match text.tokenizer.cutter().filter(|_| remembers) {
+            Some(cutter) => self.read_pieces(&text, cutter, &mut reader)?,
+            None => {
+                let mut ids = Vec::new();
+                text.tokenizer
+                    .encode_into(text.text, text.add_special_tokens, &mut ids)?;
+                reader.take(&ids);
+            }
+        }
+        Ok(reader.reading)
+    }
+
+    fn read_pieces(&mut self, text: &Text<'_>, cutter: Cutter<'_>, reader: &mut Reader) -> Result<(), EncodeError> {
+        let [prefix, suffix] = match text.add_special_tokens {
+            true => [cutter.prefix(), cutter.suffix()],
+            false => [&[][..]; 2],
+        };
+        reader.take(prefix);
+        let mut place = self.keys.of_root(text);
+        let mut ids = Vec::new();
+        let mut start = 0;
+        for end in cutter.cuts(text.text) {
+            let piece = text.text.get(start..end).unwrap_or_default();
+            let content = self.keys.of_piece(text.tokenizer_id, start == 0, piece);
+            place = self.keys.of_place(place, content);
+            if self.recall(content, place, reader) {
+                reader.reading.remembered_bytes = reader.reading.remembered_bytes.saturating_add(piece.len());
+            } else {
+                ids.clear();
+                cutter.encode_into(piece, start, &mut ids)?;
+                self.store.put(place, Entry::InPlace(reader.take(&ids)));
+                self.store.put(content, Entry::Tokens(ids.as_slice().into()));
+            }
+            start = end;
+        }
+        // What stands after the last cut ends where the text does, and is no piece of a longer one.
+        ids.clear();
+        cutter.encode_into(text.text.get(start..).unwrap_or_default(), start, &mut ids)?;
+        reader.take(&ids);
+        reader.take(suffix);
+        Ok(())
+    }
+    /// Goes over a piece by what is remembered of it. False if that is not enough, and nothing was done.
+    fn recall(&mut self, content: Key, place: Key, reader: &mut Reader) -> bool {
+        if reader.want_tokens {
+            let Some(Entry::Tokens(tokens)) = self.store.get(content) else {
+                return false;
+            };
+            reader.keep(tokens);
+        }
+        if let Some(Entry::InPlace(known)) = self.store.get(place) {
+            reader.go_on(known);
+            return true;
+        }
+        let Some(Entry::Tokens(tokens)) = self.store.get(content) else {
+            return false;
+        };
+        let in_place = reader.hash(tokens);
+        self.store.put(place, Entry::InPlace(in_place));
+        true
+    }
+}
+
+/// A text as far as it was read.
+struct Reader {
+    chain: BlockChain,
+    reading: Reading,
+    want_tokens: bool,
+}
+
+impl Reader {
+    /// Goes on by these tokens.
+    fn take(&mut self, tokens: &[u32]) -> InPlace {
+        self.keep(tokens);
+        self.hash(tokens)
+    }
+
+    /// Keeps tokens that are wanted.
+    fn keep(&mut self, tokens: &[u32]) {
+        if self.want_tokens {
+            self.reading.tokens.extend_from_slice(tokens);
+        }
+    }
+
+    /// Hashes tokens; returns what that adds.
+    fn hash(&mut self, tokens: &[u32]) -> InPlace {
+        let Self { chain, reading, .. } = self;
+        let before = reading.blocks.len();
+        chain.extend(tokens, &mut reading.blocks);
+        reading.input_tokens = reading.input_tokens.saturating_add(tokens.len());
+        InPlace {
+            blocks: reading.blocks.get(before..).unwrap_or_default().into(),
+            tail: chain.tail().into(),
+            tokens: tokens.len(),
+        }
+    }
+
+    /// Goes on by what is known.
+    fn go_on(&mut self, known: &InPlace) {
+        self.chain.go_on(&known.blocks, &known.tail);
+        self.reading.blocks.extend_from_slice(&known.blocks);
+        self.reading.input_tokens = self.reading.input_tokens.saturating_add(known.tokens);
+    }
+}
