@@ -26,6 +26,10 @@ pub struct Config {
     /// routed by load. At worst, reading a prompt takes 120 times its size in memory (a template may write eight times
     /// the body, a tokenizer take 12 bytes per byte), of the 1 GiB that a VM gets.
     pub max_prompt_bytes: usize,
+    /// `prompt_memory_bytes` (default 8 MiB, at most 256 MiB): memory of each VM for prompts read before, of all pools
+    /// together; 0 remembers none. A MiB holds about 200 kB of text, and five times as much of conversations that just
+    /// go on. What is remembered takes a third of the time (100k tokens: see `docs/benchmarks.md`).
+    pub prompt_memory_bytes: usize,
     /// `destinations` (default 1, at most 16): how many workers to name, best first. Envoy's retries walk the list.
     pub destinations: usize,
     /// `no_workers` (default `pass`).
@@ -51,6 +55,7 @@ impl Config {
             control_plane_cluster: reader.text("control_plane_cluster"),
             max_body_bytes: reader.count("max_body_bytes", 1..=256 << 20, 32 << 20),
             max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, 4 << 20),
+            prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, 8 << 20),
             destinations: reader.count("destinations", 1..=16, 1),
             no_workers: reader.choice(
                 "no_workers",
@@ -145,6 +150,7 @@ mod tests {
             control_plane_cluster: "cp".to_owned(),
             max_body_bytes: 33_554_432,
             max_prompt_bytes: 4_194_304,
+            prompt_memory_bytes: 8_388_608,
             destinations: 1,
             no_workers: NoWorkers::Pass,
             usage_sample: 0.1,
@@ -154,12 +160,13 @@ mod tests {
 
     #[test]
     fn every_key() {
-        let json = br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"destinations":3,
+        let json = br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"prompt_memory_bytes":0,"destinations":3,
             "no_workers":"refuse","usage_sample":1}"#;
         let expected = Config {
             control_plane_cluster: "cp".to_owned(),
             max_body_bytes: 1000,
             max_prompt_bytes: 500,
+            prompt_memory_bytes: 0,
             destinations: 3,
             no_workers: NoWorkers::Refuse,
             usage_sample: 1.0,
@@ -170,12 +177,13 @@ mod tests {
     #[test]
     fn all_mistakes_at_once() {
         let json =
-            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","destinations":17,"no_workers":"fail","usage_sample":1.5,
+            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","prompt_memory_bytes":1e9,"destinations":17,"no_workers":"fail","usage_sample":1.5,
             "cluster":"cp"}"#;
         let mistakes = [
             "control_plane_cluster: required",
             "max_body_bytes: -1: must be a whole number from 1 to 268435456",
             "max_prompt_bytes: \"8\": must be a whole number from 0 to 8388608",
+            "prompt_memory_bytes: 1000000000.0: must be a whole number from 0 to 268435456",
             "destinations: 17: must be a whole number from 1 to 16",
             "no_workers: \"fail\": must be one of pass, refuse",
             "usage_sample: 1.5: must be a number from 0 to 1",

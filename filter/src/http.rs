@@ -58,6 +58,8 @@ impl Request {
         let footing = routed.decision.footing;
         state.metrics.decided(footing);
         state.metrics.add("batches", u64::from(routed.is_batch));
+        state.metrics.add("prompts.bytes", routed.recall.bytes);
+        state.metrics.add("prompts.remembered_bytes", routed.recall.remembered);
         let nobody = footing.rung == Rung::Pass && matches!(footing.reason, "no_fleet" | "no_workers");
         if nobody && state.config.no_workers == NoWorkers::Refuse {
             host::reply(503, NO_WORKERS_BODY);

@@ -2,6 +2,7 @@
 
 use crate::artefacts::Artefacts;
 use crate::state::State;
+use memory::{Memory, Text};
 use prompt::token_data::Splice;
 use prompt::{Body, Prompt as PromptText, Shape};
 use router_core::Millis;
@@ -46,6 +47,17 @@ pub struct Routed {
     pub is_batch: bool,
     /// The body to send in place of the client's: with the prompt's token ids in it, or without the client's own.
     pub body: Option<NewBody>,
+    /// What of the prompt's text was remembered.
+    pub recall: Recall,
+}
+
+/// A prompt's text, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recall {
+    /// In all.
+    pub bytes: u64,
+    /// Of that, what was remembered and not tokenized again.
+    pub remembered: u64,
 }
 
 /// What workers get in place of what the client sent.
@@ -68,6 +80,7 @@ struct Reading {
 struct Blocks {
     hashes: Vec<SequenceHash>,
     only_prompt: bool,
+    recall: Recall,
     /// Of a prompt that came as text, for workers that want them.
     tokens: Option<Vec<u32>>,
 }
@@ -81,7 +94,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         artefacts: &state.artefacts,
         max_prompt_bytes: state.config.max_prompt_bytes,
     };
-    let (pool, reading) = match knowledge.read(shape, seen, now) {
+    let (pool, reading) = match knowledge.read(&mut state.memory, shape, seen, now) {
         Ok((pool, reading)) => (pool.name.clone(), reading),
         Err(reason) => return passed(reason, seed),
     };
@@ -103,6 +116,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
     };
     let is_batch = reading.known.as_ref().is_ok_and(|blocks| !blocks.only_prompt);
     let comparable = reading.known.is_ok() && !is_batch && decision.view.is_some();
+    let recall = reading.known.as_ref().map(|blocks| blocks.recall).unwrap_or_default();
     Routed {
         decision,
         pool,
@@ -111,6 +125,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         comparable,
         is_batch,
         body,
+        recall,
     }
 }
 
@@ -140,6 +155,7 @@ fn passed(reason: &'static str, seed: u64) -> Routed {
         comparable: false,
         is_batch: false,
         body: None,
+        recall: Recall::default(),
     }
 }
 
@@ -153,7 +169,13 @@ struct Knowledge<'s> {
 
 impl<'s> Knowledge<'s> {
     /// Finds the request's pool and reads its prompt. The error says why no pool can be told.
-    fn read(self, shape: Shape, seen: Seen<'_>, now: Millis) -> Result<(&'s Pool, Reading), &'static str> {
+    fn read(
+        self,
+        memory: &mut Memory,
+        shape: Shape,
+        seen: Seen<'_>,
+        now: Millis,
+    ) -> Result<(&'s Pool, Reading), &'static str> {
         let router = self.router;
         if router.pools().next().is_none() {
             return Err("no_fleet");
@@ -183,7 +205,10 @@ impl<'s> Knowledge<'s> {
         let reading = match router.exactness(&pool.name, now) {
             // Workers that want the token ids want them also where load decides.
             Err(reason) if !pool.inject_tokens => guess(pool, reason, bytes),
-            _ => understand(self.artefacts, pool, lora, &body, now).unwrap_or_else(|reason| guess(pool, reason, bytes)),
+            _ => {
+                let understood = understand(self.artefacts, memory, pool, lora, &body, now);
+                understood.unwrap_or_else(|reason| guess(pool, reason, bytes))
+            }
         };
         Ok((pool, reading))
     }
@@ -218,43 +243,62 @@ fn only_pool<'r>(router: &'r Router, reason: &'static str) -> Result<&'r Pool, &
 /// also take the header `x-tenant-id`.)
 fn understand(
     artefacts: &Artefacts,
+    memory: &mut Memory,
     pool: &Pool,
     lora: Option<&str>,
     body: &Body<'_>,
     now: Millis,
 ) -> Result<Reading, &'static str> {
-    let tokenizer = artefacts.tokenizer(pool.tokenizer.ok_or("no_tokenizer")?);
-    let tokenizer = tokenizer.ok_or("tokenizer_unusable")?;
+    let tokenizer_id = pool.tokenizer.ok_or("no_tokenizer")?;
+    let tokenizer = artefacts.tokenizer(tokenizer_id).ok_or("tokenizer_unusable")?;
     let template = pool.template.and_then(|id| artefacts.template(id));
     if let Some(template) = template {
         template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
     }
-    let (tokens, from_text) = match body.prompt(template).map_err(|error| error.reason())? {
-        PromptText::Tokens(tokens) => (tokens, false),
+    let seed = HashSeed::new(lora, body.cache_salt());
+    let only_prompt = !body.is_batch();
+    let (input_tokens, blocks) = match body.prompt(template).map_err(|error| error.reason())? {
+        PromptText::Tokens(tokens) => {
+            let blocks = Blocks {
+                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
+                only_prompt,
+                recall: Recall::default(),
+                tokens: None,
+            };
+            (tokens.len(), blocks)
+        }
         PromptText::Text {
             text,
             add_special_tokens,
         } => {
-            let mut tokens = Vec::new();
-            tokenizer
-                .encode_into(&text, add_special_tokens, &mut tokens)
-                .map_err(|_| "tokenizer_error")?;
-            (tokens, true)
+            // That embeddings take them is not known.
+            let want_tokens = pool.inject_tokens && only_prompt && body.shape() != Shape::Embeddings;
+            let text = Text {
+                text: &text,
+                add_special_tokens,
+                tokenizer,
+                tokenizer_id: tokenizer_id.0,
+                layout: pool.layout,
+                seed,
+                want_tokens,
+            };
+            let read = memory.read(text).map_err(|_| "tokenizer_error")?;
+            let blocks = Blocks {
+                hashes: read.blocks,
+                only_prompt,
+                recall: Recall {
+                    bytes: text.text.len() as u64,
+                    remembered: read.remembered_bytes as u64,
+                },
+                tokens: want_tokens.then_some(read.tokens),
+            };
+            (read.input_tokens, blocks)
         }
     };
-    let seed = HashSeed::new(lora, body.cache_salt());
-    let hashes = sequence_hashes(local_hashes(&tokens, pool.layout, seed));
-    let only_prompt = !body.is_batch();
     Ok(Reading {
-        input_tokens: tokens.len() as u64,
+        input_tokens: input_tokens as u64,
         inject_tokens: pool.inject_tokens,
-        known: Ok(Blocks {
-            hashes,
-            only_prompt,
-            // That embeddings take them is not known.
-            tokens: (pool.inject_tokens && from_text && only_prompt && body.shape() != Shape::Embeddings)
-                .then_some(tokens),
-        }),
+        known: Ok(blocks),
     })
 }
 

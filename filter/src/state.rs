@@ -8,12 +8,14 @@ use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::roster::VmId;
 use crate::sync::Link;
+use memory::Memory;
 use router_core::Millis;
 use router_core::fleet::ArtefactId;
 use router_core::ladder::Rung;
 use router_core::router::Router;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
 /// [`State`] as contexts hold it. A VM has one thread, and the host enters it for one callback at a time, so borrows
@@ -31,6 +33,8 @@ pub struct State {
     pub router: Router,
     /// Tokenizers and templates.
     pub artefacts: Artefacts,
+    /// Prompts that were read before.
+    pub memory: Memory,
     /// Artefacts that the last fleet names.
     pub fleet_artefacts: BTreeSet<ArtefactId>,
     /// Load, with all other VMs.
@@ -51,7 +55,11 @@ impl State {
         let ns = host::now_ns();
         // VMs of one process start within microseconds, so time alone could name two of them the same. Each has its
         // own random state from the host, through `HashMap`.
-        let unique = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), ns);
+        let entropy = RandomState::new();
+        let unique = entropy.hash_one(ns);
+        // SipHash under a key that only the host's entropy decides, so nobody can know these.
+        let secret = ["memory", "of prompts"].map(|part| entropy.hash_one(part));
+        let memory = Memory::new(config.prompt_memory_bytes, secret);
         let mut random = Random::new(unique);
         let vm = VmId(random.draw());
         let now = Millis(ns / 1_000_000);
@@ -59,6 +67,7 @@ impl State {
             config,
             router: Router::new(MAX_STALENESS),
             artefacts: Artefacts::default(),
+            memory,
             fleet_artefacts: BTreeSet::new(),
             load: SharedLoad::new(Process, vm),
             metrics: Metrics::default(),

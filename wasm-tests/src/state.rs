@@ -56,6 +56,42 @@ impl Truth {
     }
 }
 
+/// What of the prompts was remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recall {
+    /// Bytes of prompts' texts.
+    pub bytes: u64,
+    /// Of these, those that were not tokenized again.
+    pub remembered_bytes: u64,
+}
+
+impl Recall {
+    /// The counters now.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub async fn read(envoy: &Envoy) -> Result<Self> {
+        let stats = envoy.stats().await?;
+        let read = |name: &str| {
+            let value = stats.get(&format!("{PREFIX}prompts.{name}")).copied().unwrap_or(0);
+            u64::try_from(value).with_context(|| format!("prompts.{name}: {value}"))
+        };
+        Ok(Self {
+            bytes: read("bytes")?,
+            remembered_bytes: read("remembered_bytes")?,
+        })
+    }
+
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            bytes: self.bytes - before.bytes,
+            remembered_bytes: self.remembered_bytes - before.remembered_bytes,
+        }
+    }
+}
+
 /// Decisions by `<rung>.<reason>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decisions(BTreeMap<String, i64>);
