@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use proto::v1;
+use router_core::Slot;
+use router_core::fleet::{ModelName, Pool};
+use router_core::hash::BlockLayout;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -16,17 +20,18 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::metrics::Metrics;
 use crate::admin::readiness::Readiness;
-use crate::admin::status::RankStatus;
 use crate::admin::{self, Admin, PoolStatus};
 use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, PoolConfig, SyncConfig};
-use crate::discovery::{Rank, Slots, fixed};
+use crate::discovery::fixed;
+use crate::discovery::members::Members;
+use crate::discovery::slots::Slots;
 use crate::events::zmq::Feed;
 use crate::fleet::{FleetTask, Member};
 use crate::index::{Grid, Shape};
 use crate::model::Model;
 use crate::parity::PoolParity;
 use crate::parity::probes::probes;
-use crate::parity::task::{ParityTask, Questions, end_grace};
+use crate::parity::task::{Asker, Questions, end_grace};
 use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
 use crate::sync::{SyncServer, SyncService};
@@ -224,56 +229,27 @@ async fn start_pool(
     }
 
     let epoch = new_epoch(&config.name);
-    let ranks = fixed::ranks(&config, &mut Slots::default());
-    let pool = fixed::pool(&config, &ranks, &model, epoch).context("block_size must not be 0")?;
-    let status = |rank: &Rank| {
-        let metrics = metrics.rank(&config.name, &rank.endpoint.to_string(), rank.dp_rank);
-        Arc::new(RankStatus::new(rank, metrics))
+    let pool = published(&config, &model, epoch).context("block_size must not be 0")?;
+    let shape = Shape {
+        layout: pool.layout,
+        levels: pool.levels,
+        grid: Grid::default(),
+        max_rank_blocks: config.index.max_rank_blocks,
+        max_pool_blocks: config.index.max_pool_blocks,
     };
-    let statuses: Vec<_> = ranks.iter().map(status).collect();
-    let (task, handle) = PoolTask::new(
-        &config.name,
-        epoch,
-        Shape {
-            layout: pool.layout,
-            levels: pool.levels,
-            grid: Grid::default(),
-            max_rank_blocks: config.index.max_rank_blocks,
-            max_pool_blocks: config.index.max_pool_blocks,
-        },
-        delta_interval,
-        statuses.clone(),
-        metrics,
-    );
+    let (task, handle) = PoolTask::new(&config.name, epoch, shape, delta_interval, metrics);
     background.spawn(task.run());
-
-    let connected: HashMap<SocketAddr, Arc<Notify>> =
-        ranks.iter().map(|rank| (rank.endpoint, Arc::default())).collect();
-    for (rank, status) in ranks.iter().zip(&statuses) {
-        let Some(endpoint) = rank.events.clone() else { continue };
-        let ready = readiness.hold_back(format!("pool {}: KV events of {endpoint}", config.name));
-        let feed = Feed {
-            pool: handle.clone(),
-            slot: rank.slot,
-            events: endpoint,
-            replay: rank.replay.clone(),
-            status: status.clone(),
-            config: events.clone(),
-            connected: connected.get(&rank.endpoint).cloned().unwrap_or_default(),
-        };
-        background.spawn(feed.run(ready));
-    }
+    let members = Members::new(handle.clone(), metrics.clone(), running.changed.clone(), pool.levels);
+    let members = Arc::new(members);
 
     // Without a tokenizer of our own there is nothing to compare.
     let mode = match unusable_because {
         None => config.parity.mode,
         Some(_) => ParityMode::Off,
     };
-    let endpoints = connected.keys().copied();
     let parity = PoolParity::new(
         &config.name,
         mode,
-        endpoints,
         running.changed.clone(),
         metrics.parity(&config.name),
     );
@@ -281,7 +257,7 @@ async fn start_pool(
     let hex = |id: Option<router_core::fleet::ArtefactId>| id.map(|id| format!("{:032x}", u128::from_be_bytes(id.0)));
     running.statuses.push(PoolStatus {
         handle: handle.clone(),
-        ranks: statuses,
+        ranks: members.clone(),
         epoch,
         block_size: config.block_size,
         levels: pool.levels,
@@ -290,44 +266,87 @@ async fn start_pool(
         unusable_because: unusable_because.clone(),
         parity: parity.clone(),
     });
-    running.handles.push(handle);
+    running.handles.push(handle.clone());
     running.members.push(Member {
         pool,
+        ranks: members.clone(),
         artefacts: model.artefacts().cloned().collect(),
         inexact_because: unusable_because,
         parity: parity.clone(),
     });
-    if mode != ParityMode::Off {
-        ask_workers(&config, model, &parity, connected, background);
+    let asker = (mode != ParityMode::Off).then(|| {
+        let grace = Duration::from_millis(config.parity.grace_ms);
+        background.spawn(end_grace(parity.clone(), grace));
+        asker(&config, model, parity)
+    });
+
+    let mut slots = Slots::new(Slot::LIMIT / config.index.tiers.slots_per_rank());
+    let mut connected: HashMap<SocketAddr, Arc<Notify>> = HashMap::new();
+    for rank in fixed::ranks(&config, &mut slots) {
+        let connected = connected.entry(rank.endpoint).or_default().clone();
+        let status = members.join(rank.clone()).await;
+        let Some(endpoint) = rank.events else { continue };
+        let ready = readiness.hold_back(format!("pool {}: KV events of {endpoint}", config.name));
+        let feed = Feed {
+            pool: handle.clone(),
+            slot: rank.slot,
+            events: endpoint,
+            replay: rank.replay,
+            status,
+            config: events.clone(),
+            connected,
+        };
+        background.spawn(feed.run(ready));
+    }
+    if let Some(asker) = asker {
+        for (endpoint, connected) in connected {
+            background.spawn(asker.ask(endpoint, connected));
+        }
     }
     Ok(())
 }
 
-/// Starts to ask a pool's workers for the tokens they make.
-fn ask_workers(
-    config: &PoolConfig,
-    model: Model,
-    parity: &Arc<PoolParity>,
-    connected: HashMap<SocketAddr, Arc<Notify>>,
-    background: &mut JoinSet<()>,
-) {
-    let questions = Arc::new(Questions {
+/// The pool as filters see it, without ranks. `None` if its block size is 0, which the configuration refuses.
+fn published(config: &PoolConfig, model: &Model, epoch: u64) -> Option<Pool> {
+    let base = config.models.iter().map(|name| ModelName {
+        name: name.clone(),
+        lora: None,
+    });
+    let loras = config.loras.iter().map(|name| ModelName {
+        name: name.clone(),
+        lora: Some(name.clone()),
+    });
+    Some(Pool {
+        name: config.name.clone(),
+        epoch,
+        models: base.chain(loras).collect(),
+        layout: BlockLayout {
+            block_size: NonZeroU32::new(config.block_size)?,
+            eagle: config.eagle,
+        },
+        levels: config.index.tiers,
+        tokenizer: model.tokenizer.as_ref().ok().map(|(_, artefact)| artefact.id),
+        template: model.template.as_ref().ok().map(|(_, artefact)| artefact.id),
+        kv_events: false,
+        weights: config.weights,
+        temperature: config.temperature,
+        inject_tokens: config.inject_tokens,
+        candidates: Vec::new(),
+    })
+}
+
+/// Asks a pool's workers for the tokens they make.
+fn asker(config: &PoolConfig, model: Model, parity: Arc<PoolParity>) -> Asker {
+    let questions = Questions {
         probes: config.models.first().map(|name| probes(name)).unwrap_or_default(),
         model,
         model_dir: config.model_dir.clone(),
-    });
-    for (endpoint, connected) in connected {
-        let task = ParityTask {
-            parity: parity.clone(),
-            questions: questions.clone(),
-            endpoint,
-            connected,
-            interval: Duration::from_millis(config.parity.interval_ms),
-        };
-        background.spawn(task.run());
+    };
+    Asker {
+        parity,
+        questions: Arc::new(questions),
+        interval: Duration::from_millis(config.parity.interval_ms),
     }
-    let grace = Duration::from_millis(config.parity.grace_ms);
-    background.spawn(end_grace(parity.clone(), grace));
 }
 
 /// Differs between processes, so that no filter takes one's slots or versions for another's.

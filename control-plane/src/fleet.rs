@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use router_core::fleet::{Fleet, Pool};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::admin::metrics::Metrics;
 use crate::admin::readiness::HoldBack;
+use crate::discovery::members::Members;
 use crate::model::Artefact;
 use crate::parity::PoolParity;
 
 /// How long the first fleet may wait for the workers' first answers. A filter that has the fleet of an earlier control
 /// plane goes on by it meanwhile; told to route by load now and exactly a moment later, it would load its tokenizer twice.
 const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// For how long changes are gathered: workers come and go in numbers, and every filter gets the whole fleet each time.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// What is published.
 #[derive(Debug)]
@@ -31,8 +35,10 @@ pub type Watch = watch::Receiver<Option<Arc<Published>>>;
 
 /// One pool, and what decides how it is published.
 pub struct Member {
-    /// As it is when it is routed exactly.
+    /// As it is when it is routed exactly, but for its ranks.
     pub pool: Pool,
+    /// Its ranks.
+    pub ranks: Arc<Members>,
     /// Those that `pool` names.
     pub artefacts: Vec<Artefact>,
     /// Why it cannot be routed exactly whatever the workers say.
@@ -50,6 +56,8 @@ impl Member {
     fn published(&self) -> Pool {
         let may_be_exact = self.parity.inexact_because().is_none();
         Pool {
+            kv_events: self.ranks.list().iter().any(|member| member.status.publishes()),
+            candidates: self.ranks.candidates(),
             tokenizer: self.pool.tokenizer.filter(|_| may_be_exact),
             template: self.pool.template.filter(|_| may_be_exact),
             ..self.pool.clone()
@@ -78,6 +86,7 @@ impl FleetTask {
         drop(ready);
         loop {
             self.changed.notified().await;
+            sleep(GATHER).await;
             self.publish();
         }
     }
@@ -98,7 +107,8 @@ impl FleetTask {
         }
         let mut artefacts: Vec<Artefact> = Vec::new();
         for (member, pool) in self.members.iter().zip(&fleet.pools) {
-            if old.and_then(|old| old.pools.iter().find(|known| known.name == pool.name)) != Some(pool) {
+            let known = old.and_then(|old| old.pools.iter().find(|known| known.name == pool.name));
+            if known.is_none_or(|known| (known.tokenizer, known.template) != (pool.tokenizer, pool.template)) {
                 self.tell(pool, member.inexact_because());
             }
             let named = |artefact: &&Artefact| [pool.tokenizer, pool.template].contains(&Some(artefact.id));

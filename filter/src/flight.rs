@@ -62,7 +62,8 @@ impl Flight {
         Some(flight)
     }
 
-    /// The worker at `address` answers. Moves the booking if that is not the one that was picked.
+    /// The worker at `address` answers. Moves the booking if that is not the one that was picked. Dynamo's frontends
+    /// pass the request on to the worker that its headers name, whichever frontend it is.
     pub fn served_by(&mut self, state: &mut State, address: &str) {
         let Some(pool) = state.router.pool(&self.pool) else {
             return;
@@ -71,7 +72,10 @@ impl Flight {
             let account = state.load.of(&self.pool, *index);
             account.is_some_and(|account| Rc::ptr_eq(&account, &self.account))
         };
-        let serves = |index: &usize| pool.candidates.get(*index).is_some_and(|one| one.endpoint == address);
+        let serves = |index: &usize| {
+            let one = pool.candidates.get(*index);
+            one.is_some_and(|one| one.endpoint == address && one.instance_id.is_none())
+        };
         let mut serving = (0..pool.candidates.len()).filter(serves);
         let Some(first) = serving.clone().next() else {
             return;

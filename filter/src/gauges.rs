@@ -306,7 +306,10 @@ impl<S: Shared> SharedLoad<S> {
 
 fn account_key(pool: &str, candidate: &Candidate) -> String {
     let rank = candidate.dp_rank.unwrap_or(0);
-    format!("warmpath.load.{pool}.{}.{rank}", candidate.endpoint)
+    match candidate.instance_id {
+        None => format!("warmpath.load.{pool}.{}.{rank}", candidate.endpoint),
+        Some(instance) => format!("warmpath.load.{pool}.{instance}.{rank}"),
+    }
 }
 
 fn fields_of(key: &str) -> [&'static str; 3] {

@@ -7,6 +7,10 @@ use router_core::fleet::Candidate;
 pub const DESTINATION: &str = "x-gateway-destination-endpoint";
 /// Which data-parallel rank of the worker is to serve it; read by vLLM's and Dynamo's frontends.
 pub const DATA_PARALLEL_RANK: &str = "x-data-parallel-rank";
+/// Which worker a Dynamo frontend is to use: a decimal u64. The second is for frontends before 1.4.
+pub const DYNAMO_WORKER: [&str; 2] = ["x-dynamo-worker-instance-id", "x-worker-instance-id"];
+/// Which of its ranks, likewise; besides [`DATA_PARALLEL_RANK`], which the newer ones read last.
+pub const DYNAMO_RANK: [&str; 2] = ["x-dynamo-dp-rank", "x-dp-rank"];
 
 /// Everything that steers a request behind the gateway, so that nobody but the gateway may say it: the endpoint picker
 /// protocol's headers, and the routing headers of Dynamo 1.6.1 with the aliases that its frontend reads
@@ -16,13 +20,13 @@ pub const FORGEABLE: &[&str] = &[
     "x-gateway-destination-endpoint-subset",
     "x-gateway-destination-endpoint-served",
     DATA_PARALLEL_RANK,
-    "x-dp-rank",
+    DYNAMO_RANK[0],
+    DYNAMO_RANK[1],
     "x-prefill-dp-rank",
-    "x-worker-instance-id",
+    DYNAMO_WORKER[0],
+    DYNAMO_WORKER[1],
     "x-prefill-instance-id",
     "x-prefiller-host-port",
-    "x-dynamo-worker-instance-id",
-    "x-dynamo-dp-rank",
     "x-dynamo-prefill-instance-id",
     "x-dynamo-prefill-dp-rank",
     "x-dynamo-routing-mode",
@@ -58,6 +62,7 @@ mod tests {
             slot: Slot(slot),
             endpoint: endpoint.to_owned(),
             dp_rank,
+            instance_id: None,
         };
         let candidates = [
             (3, "b:1", Some(1)),

@@ -6,7 +6,7 @@
 
 use crate::config::NoWorkers;
 use crate::flight::Flight;
-use crate::headers::{DATA_PARALLEL_RANK, DESTINATION, FORGEABLE, destinations};
+use crate::headers::{DATA_PARALLEL_RANK, DESTINATION, DYNAMO_RANK, DYNAMO_WORKER, FORGEABLE, destinations};
 use crate::host;
 use crate::random;
 use crate::route::{NewBody, Routed, Seen, route};
@@ -251,13 +251,23 @@ fn name_worker(state: &State, routed: &Routed) {
         .iter()
         .filter_map(|scored| pool.candidates.get(scored.candidate))
         .peekable();
-    let rank = candidates.peek().and_then(|best| best.dp_rank);
+    let best = candidates.peek().copied();
     let destinations = destinations(candidates, state.config.destinations);
     if !destinations.is_empty() {
         host::set_request_header(DESTINATION, &destinations);
     }
-    if let Some(rank) = rank {
+    let Some(best) = best else { return };
+    if let Some(rank) = best.dp_rank {
         host::set_request_header(DATA_PARALLEL_RANK, &rank.to_string());
+    }
+    if let Some(instance) = best.instance_id {
+        let rank = best.dp_rank.unwrap_or(0);
+        for name in DYNAMO_WORKER {
+            host::set_request_header(name, &instance.to_string());
+        }
+        for name in DYNAMO_RANK {
+            host::set_request_header(name, &rank.to_string());
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The process's metrics, served as Prometheus text at `/metrics`.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -71,6 +72,8 @@ pub struct Metrics {
 pub struct RankMetrics {
     all: Metrics,
     labels: RankLabels,
+    /// Reasons that were counted, so that nothing of a rank that is gone stays behind.
+    reasons: Arc<Mutex<BTreeSet<&'static str>>>,
     /// 1 while its socket is connected.
     pub connected: Gauge,
     /// 1 while what is known of it may be incomplete.
@@ -153,6 +156,7 @@ impl Metrics {
             blocks: self.rank_blocks.get_or_create_owned(&labels),
             all: self.clone(),
             labels,
+            reasons: Arc::default(),
         }
     }
 
@@ -224,7 +228,34 @@ impl RankMetrics {
         self.all.replays.get_or_create(&self.because(outcome)).inc();
     }
 
+    /// The rank is gone, and with it its metrics.
+    pub fn forget(&self) {
+        let Metrics {
+            messages,
+            events,
+            replays,
+            rank_connected,
+            rank_degraded,
+            rank_blocks,
+            ..
+        } = &self.all;
+        for gauge in [rank_connected, rank_degraded, rank_blocks] {
+            gauge.remove(&self.labels);
+        }
+        let reasons = std::mem::take(&mut *self.reasons.lock().unwrap_or_else(PoisonError::into_inner));
+        for reason in reasons {
+            let labels = self.because(reason);
+            for counter in [messages, events, replays] {
+                counter.remove(&labels);
+            }
+        }
+    }
+
     fn because(&self, reason: &'static str) -> RankReasonLabels {
+        self.reasons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(reason);
         let RankLabels { pool, worker, rank } = self.labels.clone();
         RankReasonLabels {
             pool,

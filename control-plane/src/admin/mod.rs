@@ -16,12 +16,13 @@ use router_core::levels::{Levels, Overlap};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::discovery::Rank;
+use crate::discovery::members::Members;
 use crate::parity::PoolParity;
 use crate::sync::filters::Filters;
 use crate::sync::pool::PoolHandle;
 use metrics::Metrics;
 use readiness::Readiness;
-use status::RankStatus;
 
 /// Longest list of hashes that a question about overlap may have.
 const MAX_HASHES: usize = 100_000;
@@ -43,8 +44,8 @@ pub struct Admin {
 pub struct PoolStatus {
     /// Its task.
     pub handle: PoolHandle,
-    /// Its ranks, by slot.
-    pub ranks: Vec<Arc<RankStatus>>,
+    /// Its ranks.
+    pub ranks: Arc<Members>,
     /// Numbering of slots and versions.
     pub epoch: u64,
     /// Tokens per block.
@@ -123,7 +124,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             parity,
         } = pool;
         let inexact_because = pool.inexact_because();
-        let ranks: Vec<_> = ranks.iter().map(|rank| rank.state()).collect();
+        let ranks: Vec<_> = ranks.list().iter().map(|member| member.status.state()).collect();
         // Asked for after the ranks' numbers of blocks, so that this version holds them.
         let position = handle.position().await;
         pools.push(json!({
@@ -177,15 +178,29 @@ async fn overlap(State(admin): State<Admin>, Query(query): Query<OverlapQuery>) 
             "the control plane is stopping".to_owned(),
         );
     };
-    let ranks = pool.ranks.iter().enumerate().map(|(number, rank)| {
-        let slot = pool.levels.first_slot(u16::try_from(number).unwrap_or(u16::MAX));
-        let (endpoint, dp_rank) = rank.address();
-        let overlap = pool.levels.overlap(slot, &depths);
-        let Overlap { device, host, disk } = overlap;
-        json!({
-            "endpoint": endpoint, "dp_rank": dp_rank,
-            "blocks": overlap.blocks(), "device": device, "host": host, "disk": disk,
+    let ranks: Vec<_> = pool
+        .ranks
+        .list()
+        .iter()
+        .map(|member| {
+            let Rank {
+                slot,
+                endpoint,
+                dp_rank,
+                instance_id,
+                ..
+            } = &member.rank;
+            let overlap = pool.levels.overlap(pool.levels.first_slot(slot.0), &depths);
+            let Overlap { device, host, disk } = overlap;
+            let mut shown = json!({
+                "endpoint": endpoint, "dp_rank": dp_rank,
+                "blocks": overlap.blocks(), "device": device, "host": host, "disk": disk,
+            });
+            if let Some(instance) = instance_id {
+                shown["instance_id"] = instance.to_string().into();
+            }
+            shown
         })
-    });
-    Json(json!({ "pool": query.pool, "overlap": ranks.collect::<Vec<_>>() })).into_response()
+        .collect();
+    Json(json!({ "pool": query.pool, "overlap": ranks })).into_response()
 }

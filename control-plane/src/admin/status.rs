@@ -18,6 +18,9 @@ pub struct RankStatus {
 pub struct RankState {
     endpoint: String,
     dp_rank: u32,
+    /// Dynamo's id of the worker, in decimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<String>,
     slot: u16,
     kv_events: Option<String>,
     replay: Option<String>,
@@ -38,6 +41,7 @@ impl RankStatus {
         let state = RankState {
             endpoint: rank.endpoint.to_string(),
             dp_rank: rank.dp_rank,
+            instance_id: rank.instance_id.map(|instance| instance.to_string()),
             slot: rank.slot.0,
             kv_events: rank.events.clone(),
             replay: rank.replay.clone(),
@@ -64,10 +68,16 @@ impl RankStatus {
         self.lock().clone()
     }
 
-    /// Endpoint and data-parallel rank.
-    pub fn address(&self) -> (String, u32) {
-        let state = self.lock();
-        (state.endpoint.clone(), state.dp_rank)
+    /// Whether it is known where it publishes.
+    pub fn publishes(&self) -> bool {
+        self.lock().kv_events.is_some()
+    }
+
+    /// Where it publishes and replays.
+    pub fn set_source(&self, events: Option<String>, replay: Option<String>) {
+        let mut state = self.lock();
+        state.kv_events = events;
+        state.replay = replay;
     }
 
     /// Whether its event socket is connected.

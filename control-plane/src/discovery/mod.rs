@@ -1,31 +1,15 @@
-//! Which workers there are. So far from the configuration file only ([`fixed`]).
+//! Which workers there are: those that the configuration file lists ([`fixed`]) and those that a discovery service tells
+//! of. Either way a pool's ranks are its [`Members`](members::Members), which come and go while the process runs.
 
 pub mod fixed;
+pub mod members;
+pub mod slots;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use router_core::Slot;
-
-/// Gives out the slot numbers of one pool: an (endpoint, rank) keeps its number for as long as the process lives.
-#[derive(Debug, Default)]
-pub struct Slots {
-    by_rank: HashMap<(SocketAddr, u32), Slot>,
-}
-
-impl Slots {
-    /// The number of a rank, a new one if it was never seen. `None`: all numbers are taken.
-    pub fn of(&mut self, endpoint: SocketAddr, rank: u32) -> Option<Slot> {
-        if let Some(&slot) = self.by_rank.get(&(endpoint, rank)) {
-            return Some(slot);
-        }
-        let next = u16::try_from(self.by_rank.len())
-            .ok()
-            .filter(|&number| number < Slot::LIMIT)?;
-        self.by_rank.insert((endpoint, rank), Slot(next));
-        Some(Slot(next))
-    }
-}
+use router_core::fleet::Candidate;
+use router_core::levels::Levels;
 
 /// One (worker, dp rank) of a pool: where it is routed to and where it publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +21,32 @@ pub struct Rank {
     pub endpoint: SocketAddr,
     /// Data-parallel rank.
     pub dp_rank: u32,
-    /// Where it publishes KV events; `None`: nowhere.
+    /// Whether requests have to name the rank; not where the worker has just one.
+    pub is_named: bool,
+    /// Dynamo's id of the worker.
+    pub instance_id: Option<u64>,
+    /// Where it publishes KV events; `None`: nowhere, as far as is known.
     pub events: Option<String>,
-    /// Where it replays them; `None`: nowhere.
+    /// Where it replays them; `None`: nowhere, as far as is known.
     pub replay: Option<String>,
+}
+
+impl Rank {
+    /// As filters see it.
+    pub fn candidate(&self, levels: Levels) -> Candidate {
+        Candidate {
+            slot: levels.first_slot(self.slot.0),
+            endpoint: self.endpoint.to_string(),
+            dp_rank: self.is_named.then_some(self.dp_rank),
+            instance_id: self.instance_id,
+        }
+    }
+
+    /// Names its worker in metrics.
+    pub fn worker(&self) -> String {
+        match self.instance_id {
+            Some(instance) => instance.to_string(),
+            None => self.endpoint.to_string(),
+        }
+    }
 }

@@ -112,17 +112,10 @@ struct Standing {
 
 impl PoolParity {
     /// Nothing is known yet. `changed` is notified whenever [`PoolParity::state`] may have changed.
-    pub fn new(
-        pool: &str,
-        mode: ParityMode,
-        workers: impl IntoIterator<Item = SocketAddr>,
-        changed: Arc<Notify>,
-        metrics: ParityMetrics,
-    ) -> Self {
-        let workers = workers.into_iter().map(|worker| (worker, Standing::default()));
+    pub fn new(pool: &str, mode: ParityMode, changed: Arc<Notify>, metrics: ParityMetrics) -> Self {
         let known = Known {
             grace_over: false,
-            workers: workers.collect(),
+            workers: BTreeMap::new(),
         };
         let this = Self {
             pool: pool.to_owned(),
@@ -135,6 +128,18 @@ impl PoolParity {
         this
     }
 
+    /// A worker is there, and will be asked.
+    pub fn admit(&self, worker: SocketAddr) {
+        self.lock().workers.entry(worker).or_default();
+        self.tell();
+    }
+
+    /// A worker is gone; what it was found to be no longer counts.
+    pub fn dismiss(&self, worker: SocketAddr) {
+        self.lock().workers.remove(&worker);
+        self.tell();
+    }
+
     /// A worker was asked.
     pub fn judge(&self, worker: SocketAddr, verdict: Verdict) {
         let (pool, endpoint) = (&self.pool, worker);
@@ -145,7 +150,9 @@ impl PoolParity {
         };
         self.metrics.count_check(outcome.label());
         let mut known = self.lock();
-        let standing = known.workers.entry(worker).or_default();
+        let Some(standing) = known.workers.get_mut(&worker) else {
+            return;
+        };
         if standing.verdict.as_ref() != Some(&verdict) {
             match &verdict {
                 Verdict::Equal { compared, .. } => tracing::info!(pool, %endpoint, compared, "parity: equal tokens"),
@@ -169,7 +176,9 @@ impl PoolParity {
     pub fn note_trouble(&self, worker: SocketAddr, why: String) {
         self.metrics.count_check("failed");
         tracing::debug!(pool = self.pool, endpoint = %worker, why, "parity: no answer");
-        self.lock().workers.entry(worker).or_default().trouble = Some(why);
+        if let Some(standing) = self.lock().workers.get_mut(&worker) {
+            standing.trouble = Some(why);
+        }
     }
 
     /// Workers had their time to answer.
@@ -195,7 +204,7 @@ impl PoolParity {
             .any(|verdict| matches!(verdict, Some(Verdict::Equal { .. })))
         {
             State::Equal
-        } else if known.grace_over || verdicts.all(|verdict| verdict.is_some()) {
+        } else if known.grace_over || (!known.workers.is_empty() && verdicts.all(|verdict| verdict.is_some())) {
             State::Unverified
         } else {
             State::Pending

@@ -140,6 +140,33 @@ enum Compared {
     Over(Verdict),
 }
 
+/// Asks a pool's workers, as these come and go.
+#[derive(Clone)]
+pub struct Asker {
+    /// The pool.
+    pub parity: Arc<PoolParity>,
+    /// What to ask.
+    pub questions: Arc<Questions>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Asker {
+    /// Asks the worker at `endpoint` until the task is aborted and [`PoolParity::dismiss`] called. `connected`: see
+    /// [`ParityTask`].
+    pub fn ask(&self, endpoint: SocketAddr, connected: Arc<Notify>) -> impl Future<Output = ()> + use<> {
+        self.parity.admit(endpoint);
+        let task = ParityTask {
+            parity: self.parity.clone(),
+            questions: self.questions.clone(),
+            endpoint,
+            connected,
+            interval: self.interval,
+        };
+        task.run()
+    }
+}
+
 /// Ends a pool's grace when it is over.
 pub async fn end_grace(parity: Arc<PoolParity>, grace: Duration) {
     sleep(grace).await;

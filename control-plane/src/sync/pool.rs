@@ -38,6 +38,10 @@ const RECENT_DELTAS: usize = 4096;
 /// What a pool's task is told.
 #[derive(Debug)]
 pub enum Input {
+    /// A rank is there; whatever else is said of a slot counts only between this and [`Input::Leave`].
+    Join(Slot, Arc<RankStatus>),
+    /// A rank is gone, and its blocks with it.
+    Leave(Slot),
     /// A rank published this.
     Apply(Slot, Batch),
     /// Nothing is known of a rank any more.
@@ -167,20 +171,13 @@ pub struct PoolTask {
     deltas: broadcast::Sender<EncodedDelta>,
     /// The last one, while anyone still reads it.
     snapshot: Weak<Snapshot>,
-    ranks: Vec<Arc<RankStatus>>,
+    ranks: HashMap<Slot, Arc<RankStatus>>,
     metrics: PoolMetrics,
 }
 
 impl PoolTask {
-    /// A task with an empty index, and its handle. `ranks` by slot.
-    pub fn new(
-        name: &str,
-        epoch: u64,
-        shape: Shape,
-        interval: Duration,
-        ranks: Vec<Arc<RankStatus>>,
-        metrics: &Metrics,
-    ) -> (Self, PoolHandle) {
+    /// A task without ranks, and its handle.
+    pub fn new(name: &str, epoch: u64, shape: Shape, interval: Duration, metrics: &Metrics) -> (Self, PoolHandle) {
         let name: Arc<str> = name.into();
         let (sender, inputs) = mpsc::channel(QUEUE);
         let task = Self {
@@ -196,7 +193,7 @@ impl PoolTask {
             recent_bytes: 0,
             deltas: broadcast::Sender::new(MAX_BEHIND),
             snapshot: Weak::new(),
-            ranks,
+            ranks: HashMap::new(),
             metrics: metrics.pool(&name),
         };
         (task, PoolHandle { name, inputs: sender })
@@ -237,6 +234,13 @@ impl PoolTask {
 
     fn take(&mut self, input: Input) {
         match input {
+            Input::Join(slot, status) => {
+                self.ranks.insert(slot, status);
+            }
+            Input::Leave(slot) => {
+                self.apply(slot, vec![Event::Cleared]);
+                self.ranks.remove(&slot);
+            }
             Input::Apply(slot, batch) => self.apply(slot, batch.events),
             Input::Clear(slot) => self.apply(slot, vec![Event::Cleared]),
             Input::Subscribe(from, reply) => {
@@ -256,7 +260,7 @@ impl PoolTask {
     }
 
     fn apply(&mut self, slot: Slot, events: Vec<Event>) {
-        let Some(rank) = self.ranks.get(usize::from(slot.0)).cloned() else {
+        let Some(rank) = self.ranks.get(&slot).cloned() else {
             return;
         };
         if let Some(waiting) = self.draining.get_mut(&slot) {
@@ -294,7 +298,7 @@ impl PoolTask {
 
     fn show_blocks(&self, slot: Slot) {
         let blocks = self.index.reachable(slot, Level::Device);
-        if let Some(rank) = self.ranks.get(usize::from(slot.0)) {
+        if let Some(rank) = self.ranks.get(&slot) {
             rank.set_blocks(blocks);
         }
     }

@@ -36,6 +36,7 @@ impl From<&Pool> for v1::Pool {
             slot: u32::from(candidate.slot.0),
             endpoint: candidate.endpoint.clone(),
             dp_rank: candidate.dp_rank,
+            instance_id: candidate.instance_id,
         };
         Self {
             name: pool.name.clone(),
@@ -117,6 +118,7 @@ impl TryFrom<v1::Candidate> for Candidate {
             slot,
             endpoint: candidate.endpoint,
             dp_rank: candidate.dp_rank,
+            instance_id: candidate.instance_id,
         })
     }
 }

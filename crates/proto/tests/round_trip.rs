@@ -49,11 +49,13 @@ fn fleet() -> Fleet {
                 slot: Slot(0),
                 endpoint: "[::1]:8000".into(),
                 dp_rank: Some(0),
+                instance_id: Some(u64::MAX),
             },
             Candidate {
                 slot: Slot(4095),
                 endpoint: "10.0.0.1:8000".into(),
                 dp_rank: None,
+                instance_id: None,
             },
         ],
     };

@@ -62,6 +62,8 @@ pub struct Candidate {
     pub endpoint: String,
     /// Data-parallel rank; `None` when the worker has just one, and needs not be told.
     pub dp_rank: Option<u32>,
+    /// Dynamo's id of the worker. The frontend at `endpoint`, which may serve many workers, is told it.
+    pub instance_id: Option<u64>,
 }
 
 /// Content address of an artefact: xxh3-128 of its bytes, big-endian.

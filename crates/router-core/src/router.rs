@@ -81,8 +81,8 @@ struct PoolState {
     replica: Replica,
 }
 
-/// Pool, endpoint and dp rank.
-type SeatKey = (String, String, Option<u32>);
+/// Pool, endpoint, dp rank and instance id.
+type SeatKey = (String, String, Option<u32>, Option<u64>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct SeatOwner {
@@ -434,5 +434,11 @@ impl Router {
 }
 
 fn key_of(pool: &Pool, candidate: &Candidate) -> SeatKey {
-    (pool.name.clone(), candidate.endpoint.clone(), candidate.dp_rank)
+    let Candidate {
+        slot: _,
+        endpoint,
+        dp_rank,
+        instance_id,
+    } = candidate;
+    (pool.name.clone(), endpoint.clone(), *dp_rank, *instance_id)
 }

@@ -44,6 +44,7 @@ fn candidate(number: u16) -> Candidate {
         slot: Slot(number),
         endpoint: format!("10.0.0.{number}:8000"),
         dp_rank: None,
+        instance_id: None,
     }
 }
 

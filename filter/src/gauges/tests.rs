@@ -56,6 +56,7 @@ fn pool(workers: u16) -> Pool {
         slot: Slot(number),
         endpoint: format!("10.0.0.{number}:8000"),
         dp_rank: None,
+        instance_id: None,
     };
     Pool {
         name: "p".to_owned(),
