@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use control_plane::app::App;
+use router_core::hash::SequenceHash;
 use serde_json::json;
 
 const IMPATIENT: &str = "events: {disconnect_grace: 100ms, probe_interval: 100ms}\n";
@@ -62,8 +63,47 @@ async fn a_filter_gets_everything_and_follows() {
     .await;
     let hashes: Vec<_> = hashes_of(&prompt(1, 3)).iter().map(|hash| hash.0.to_string()).collect();
     let (_, overlap) = get(&app, &format!("/v1/overlap?pool={POOL}&hashes={}", hashes.join(","))).await;
-    let expected = json!({"pool": POOL, "overlap": [{"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3, "device": 3, "host": 0, "disk": 0}]});
+    let one = json!({"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3, "device": 3, "host": 0, "disk": 0});
+    let expected = json!({"pool": POOL, "prompt_blocks": 3, "overlap": [one]});
     assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
+    let (_, overlap) = post(
+        &app,
+        "/v1/overlap",
+        &json!({"model": "tiny", "token_ids": prompt(1, 3)}),
+    )
+    .await;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
+    let salted = json!({"pool": POOL, "token_ids": prompt(1, 3), "cache_salt": "tenant"});
+    let (_, overlap) = post(&app, "/v1/overlap", &salted).await;
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&overlap).unwrap()["overlap"][0]["blocks"],
+        0
+    );
+    assert_eq!(
+        post(&app, "/v1/overlap", &json!({"model": "no", "token_ids": []}))
+            .await
+            .0,
+        404
+    );
+    let (_, blocks) = get(&app, &format!("/v1/blocks?pool={POOL}&endpoint=10.0.0.0:8000")).await;
+    let mut told: Vec<serde_json::Value> = blocks.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    told.sort_by_key(|block| block["engine_hash"].to_string());
+    let block = |engine: u64, hashes: &[SequenceHash], depth: usize, visible: bool| {
+        json!({
+            "sequence_hash": hashes[depth - 1].0.to_string(), "engine_hash": engine.to_string(), "tier": "device",
+            "parent": (depth > 1).then(|| hashes[depth - 2].0.to_string()), "depth": depth, "visible": visible,
+        })
+    };
+    let (first, second) = (hashes_of(&prompt(1, 3)), hashes_of(&prompt(2, 5)));
+    let first = (1..=3).map(|depth| block(9 + depth as u64, &first, depth, true));
+    let second = [1, 3, 4, 5].map(|depth| block(19 + depth as u64, &second, depth, depth == 1));
+    assert_eq!(told, first.chain(second).collect::<Vec<_>>());
+    assert_eq!(
+        get(&app, &format!("/v1/blocks?pool={POOL}&endpoint=10.0.0.9:1"))
+            .await
+            .0,
+        404
+    );
     let (_, metrics) = get(&app, "/metrics").await;
     assert!(metrics.contains("warmpath_pool_exact{pool=\"tiny\"} 1"), "{metrics}");
     assert_eq!(get(&app, "/healthz").await, (200, "ok\n".to_owned()));

@@ -1,31 +1,28 @@
 //! The HTTP endpoints for people and monitors.
 
 pub mod metrics;
+mod questions;
 pub mod readiness;
 pub mod status;
 
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use router_core::hash::SequenceHash;
-use router_core::levels::{Levels, Overlap};
-use serde::Deserialize;
+use router_core::fleet::ModelName;
+use router_core::hash::BlockLayout;
+use router_core::levels::Levels;
 use serde_json::{Value, json};
 
-use crate::discovery::Rank;
 use crate::discovery::members::Members;
 use crate::parity::PoolParity;
 use crate::sync::filters::Filters;
 use crate::sync::pool::PoolHandle;
 use metrics::Metrics;
 use readiness::Readiness;
-
-/// Longest list of hashes that a question about overlap may have.
-const MAX_HASHES: usize = 100_000;
 
 /// What the endpoints show.
 #[derive(Clone)]
@@ -34,7 +31,7 @@ pub struct Admin {
     pub readiness: Readiness,
     /// For `/metrics`.
     pub metrics: Metrics,
-    /// For `/v1/status` and `/v1/overlap`.
+    /// For `/v1/status`, `/v1/overlap` and `/v1/blocks`.
     pub pools: Arc<[PoolStatus]>,
     /// For `/v1/status`.
     pub filters: Filters,
@@ -48,8 +45,10 @@ pub struct PoolStatus {
     pub ranks: Arc<Members>,
     /// Numbering of slots and versions.
     pub epoch: u64,
-    /// Tokens per block.
-    pub block_size: u32,
+    /// What requests may say to get there.
+    pub models: Vec<ModelName>,
+    /// How its workers cut prompts into blocks.
+    pub layout: BlockLayout,
     /// The tiers that its view tells apart.
     pub levels: Levels,
     /// Content addresses in hexadecimal.
@@ -69,14 +68,19 @@ impl PoolStatus {
     }
 }
 
-/// The endpoints: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/overlap`.
+/// The endpoints: `/healthz`, `/readyz`, `/metrics`, `/v1/status`, `/v1/overlap`, `/v1/blocks`.
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .route("/v1/status", get(status))
-        .route("/v1/overlap", get(overlap))
+        .route(
+            "/v1/overlap",
+            get(questions::overlap_of_hashes).post(questions::overlap_of_tokens),
+        )
+        .route("/v1/blocks", get(questions::blocks))
+        .layer(DefaultBodyLimit::max(questions::MAX_BODY_BYTES))
         .with_state(admin)
 }
 
@@ -116,7 +120,8 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             handle,
             ranks,
             epoch,
-            block_size,
+            models: _,
+            layout,
             levels: _,
             tokenizer,
             template,
@@ -131,7 +136,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             "name": &*handle.name,
             "epoch": epoch.to_string(),
             "version": position.map(|position| position.version),
-            "block_size": block_size,
+            "block_size": layout.block_size,
             "tokenizer": tokenizer,
             "template": template,
             "exact": inexact_because.is_none(),
@@ -141,66 +146,4 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         }));
     }
     Json(json!({ "pools": pools, "filters": admin.filters.list() }))
-}
-
-#[derive(Deserialize)]
-struct OverlapQuery {
-    pool: String,
-    /// Sequence hashes from the root on, in decimal, with commas between.
-    hashes: String,
-}
-
-async fn overlap(State(admin): State<Admin>, Query(query): Query<OverlapQuery>) -> Response {
-    let refuse = |code: StatusCode, why: String| (code, Json(json!({ "error": why }))).into_response();
-    let Some(pool) = admin.pools.iter().find(|pool| *pool.handle.name == query.pool) else {
-        let known: Vec<_> = admin.pools.iter().map(|pool| pool.handle.name.to_string()).collect();
-        return refuse(
-            StatusCode::NOT_FOUND,
-            format!("pool {:?} is unknown; known: {}", query.pool, known.join(", ")),
-        );
-    };
-    let mut hashes = Vec::new();
-    for text in query.hashes.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        match text.parse() {
-            Ok(hash) => hashes.push(SequenceHash(hash)),
-            Err(_) => {
-                let why = format!("hashes: {text:?} is no unsigned 64-bit number in decimal");
-                return refuse(StatusCode::BAD_REQUEST, why);
-            }
-        }
-        if hashes.len() > MAX_HASHES {
-            return refuse(StatusCode::BAD_REQUEST, format!("hashes: more than {MAX_HASHES}"));
-        }
-    }
-    let Some(depths) = pool.handle.depths(hashes).await else {
-        return refuse(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the control plane is stopping".to_owned(),
-        );
-    };
-    let ranks: Vec<_> = pool
-        .ranks
-        .list()
-        .iter()
-        .map(|member| {
-            let Rank {
-                slot,
-                endpoint,
-                dp_rank,
-                instance_id,
-                ..
-            } = &member.rank;
-            let overlap = pool.levels.overlap(pool.levels.first_slot(slot.0), &depths);
-            let Overlap { device, host, disk } = overlap;
-            let mut shown = json!({
-                "endpoint": endpoint, "dp_rank": dp_rank,
-                "blocks": overlap.blocks(), "device": device, "host": host, "disk": disk,
-            });
-            if let Some(instance) = instance_id {
-                shown["instance_id"] = instance.to_string().into();
-            }
-            shown
-        })
-        .collect();
-    Json(json!({ "pool": query.pool, "overlap": ranks })).into_response()
 }

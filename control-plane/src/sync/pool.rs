@@ -21,7 +21,7 @@ use super::publisher::Publisher;
 use crate::admin::metrics::{Metrics, PoolMetrics};
 use crate::admin::status::RankStatus;
 use crate::events::{Batch, Event};
-use crate::index::{Change, Index, Shape, Tally};
+use crate::index::{Block, Change, Index, Shape, Tally};
 
 /// Changes that go out at once, without waiting for the interval to end.
 const MAX_PENDING_CHANGES: usize = 20_000;
@@ -50,9 +50,23 @@ pub enum Input {
     Subscribe(Option<Position>, oneshot::Sender<Start>),
     /// Leading blocks that each rank holds.
     Depths(Vec<SequenceHash>, oneshot::Sender<Depths>),
+    /// A page of what a rank holds; see [`Index::blocks`].
+    Blocks {
+        /// Whose.
+        slot: Slot,
+        /// Where to go on.
+        from: u32,
+        /// How many nodes to look at.
+        count: u32,
+        /// Where the page goes.
+        reply: oneshot::Sender<BlocksPage>,
+    },
     /// The version that holds everything told so far.
     Position(oneshot::Sender<Position>),
 }
+
+/// Some of a rank's blocks, and where to go on.
+pub type BlocksPage = (Vec<Block>, Option<u32>);
 
 /// One encoded delta.
 #[derive(Clone, Debug)]
@@ -143,6 +157,19 @@ impl PoolHandle {
     pub async fn depths(&self, prompt: Vec<SequenceHash>) -> Option<Depths> {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Depths(prompt, reply)).await;
+        answer.await.ok()
+    }
+
+    /// Some of what a rank holds. `None` if the task has ended.
+    pub async fn blocks(&self, slot: Slot, from: u32, count: u32) -> Option<BlocksPage> {
+        let (reply, answer) = oneshot::channel();
+        let question = Input::Blocks {
+            slot,
+            from,
+            count,
+            reply,
+        };
+        self.send(question).await;
         answer.await.ok()
     }
 
@@ -251,6 +278,15 @@ impl PoolTask {
             Input::Depths(prompt, reply) => {
                 self.flush();
                 let _ = reply.send(self.view.depths(&prompt));
+            }
+            Input::Blocks {
+                slot,
+                from,
+                count,
+                reply,
+            } => {
+                self.flush();
+                let _ = reply.send(self.index.blocks(slot, from, count));
             }
             Input::Position(reply) => {
                 self.flush();

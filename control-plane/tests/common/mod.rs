@@ -447,11 +447,21 @@ impl Filter {
 
 /// Status and body of a GET on the admin port.
 pub(crate) async fn get(app: &App, path: &str) -> (u16, String) {
-    let client = HttpClient::builder(TokioExecutor::new()).build_http::<http_body_util::Empty<Bytes>>();
-    let response = client
-        .get(format!("http://{}{path}", app.admin).parse().unwrap())
-        .await
-        .unwrap();
+    ask(app, hyper::Method::GET, path, String::new()).await
+}
+
+pub(crate) async fn post(app: &App, path: &str, body: &serde_json::Value) -> (u16, String) {
+    ask(app, hyper::Method::POST, path, body.to_string()).await
+}
+
+async fn ask(app: &App, method: hyper::Method, path: &str, body: String) -> (u16, String) {
+    let client = HttpClient::builder(TokioExecutor::new()).build_http();
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(format!("http://{}{path}", app.admin))
+        .header("content-type", "application/json")
+        .body(http_body_util::Full::new(Bytes::from(body)));
+    let response = client.request(request.unwrap()).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
