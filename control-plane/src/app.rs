@@ -25,7 +25,8 @@ use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, Poo
 use crate::discovery::fixed;
 use crate::discovery::members::Members;
 use crate::discovery::slots::Slots;
-use crate::events::zmq::Feed;
+use crate::events::listen::{self, Publishers};
+use crate::events::zmq::{Feed, FeedRank, Source};
 use crate::fleet::{FleetTask, Member};
 use crate::index::{Grid, Shape};
 use crate::model::Model;
@@ -48,6 +49,8 @@ pub struct App {
     pub sync: SocketAddr,
     /// Where HTTP listens.
     pub admin: SocketAddr,
+    /// Where publishers of KV events connect to, if anywhere.
+    pub events: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     servers: JoinSet<anyhow::Result<()>>,
     _background: JoinSet<()>,
@@ -78,6 +81,11 @@ impl App {
         let sync_listener = bind("listen.sync", sync_address).await?;
         let admin_listener = bind("listen.admin", admin_address).await?;
         let (sync_address, admin_address) = (sync_listener.local_addr()?, admin_listener.local_addr()?);
+        let event_listener = match events.listen {
+            Some(address) => Some(bind("events.listen", address).await?),
+            None => None,
+        };
+        let event_address = event_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let metrics = Metrics::new();
         let readiness = Readiness::default();
@@ -104,7 +112,11 @@ impl App {
             changed,
             handles,
             statuses,
+            publishers,
         } = running;
+        if let Some(listener) = event_listener {
+            background.spawn(listen::serve(listener, publishers, metrics.clone()));
+        }
         let (published, fleet) = watch::channel(None);
         let task = FleetTask {
             members,
@@ -159,6 +171,7 @@ impl App {
         Ok(Self {
             sync: sync_address,
             admin: admin_address,
+            events: event_address,
             stop,
             servers,
             _background: background,
@@ -203,6 +216,8 @@ struct Pools {
     changed: Arc<Notify>,
     handles: Vec<PoolHandle>,
     statuses: Vec<PoolStatus>,
+    /// Who is expected to connect to us.
+    publishers: Publishers,
 }
 
 /// One pool: model, ranks, index task, feeds, questions to its workers.
@@ -283,20 +298,33 @@ async fn start_pool(
 
     let mut slots = Slots::new(Slot::LIMIT / config.index.tiers.slots_per_rank());
     let mut connected: HashMap<SocketAddr, Arc<Notify>> = HashMap::new();
+    let mut feeds: Vec<Feed> = Vec::new();
     for rank in fixed::ranks(&config, &mut slots) {
         let connected = connected.entry(rank.endpoint).or_default().clone();
         let status = members.join(rank.clone()).await;
-        let Some(endpoint) = rank.events else { continue };
-        let ready = readiness.hold_back(format!("pool {}: KV events of {endpoint}", config.name));
-        let feed = Feed {
-            pool: handle.clone(),
+        let Some(publisher) = rank.events else { continue };
+        let of_feed = FeedRank {
+            dp_rank: rank.dp_rank,
             slot: rank.slot,
-            events: endpoint,
-            replay: rank.replay,
             status,
-            config: events.clone(),
-            connected,
         };
+        match feeds.last_mut().filter(|feed| feed.source.name() == publisher) {
+            Some(feed) => feed.ranks.push(of_feed),
+            None => feeds.push(Feed {
+                pool: handle.clone(),
+                ranks: vec![of_feed],
+                source: match &rank.topics {
+                    Some(topics) => Source::Accept(running.publishers.expect(topics)),
+                    None => Source::Connect(publisher),
+                },
+                replay: rank.replay,
+                config: events.clone(),
+                connected,
+            }),
+        }
+    }
+    for feed in feeds {
+        let ready = readiness.hold_back(format!("pool {}: KV events of {}", config.name, feed.source.name()));
         background.spawn(feed.run(ready));
     }
     if let Some(asker) = asker {

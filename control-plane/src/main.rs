@@ -41,8 +41,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("WARMPATH_LOG").unwrap_or_else(|_| EnvFilter::new("info,zeromq=warn,tk_encode=warn"));
+    let filter = EnvFilter::try_from_env("WARMPATH_LOG").unwrap_or_else(|_| EnvFilter::new("info,tk_encode=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
@@ -90,7 +89,7 @@ fn serve(config: Config) -> Result<(), ExitCode> {
                 let mut app = App::start(config).await?;
                 println!(
                     "{}",
-                    serde_json::json!({"listening": {"sync": app.sync, "admin": app.admin}})
+                    serde_json::json!({"listening": {"sync": app.sync, "admin": app.admin, "events": app.events}})
                 );
                 tokio::select! {
                     failed = app.failed() => return failed,

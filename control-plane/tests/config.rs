@@ -66,6 +66,54 @@ fn ranks_have_sockets_of_their_own() {
 }
 
 #[test]
+fn workers_that_connect_to_us_are_known_by_topics() {
+    let of = |events: &str, workers: &str| {
+        format!(
+            "events: {{{events}}}\npools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, workers: [{workers}]}}]",
+            model_dir()
+        )
+    };
+    let workers = "{endpoint: '10.0.0.1:80', data_parallel_size: 2}, {endpoint: '10.0.0.1:81', kv_topic: pod, kv_shared: true}, \
+                   {endpoint: '10.0.0.2:80', kv_events: 'tcp://a:1', kv_shared: true, data_parallel_size: 2}";
+    let config = Config::parse(&of("listen: 'tcp://*:5557'", workers), Path::new("/")).unwrap();
+    assert_eq!(config.events.listen, Some("0.0.0.0:5557".parse().unwrap()));
+    let topics: Vec<_> = config.pools[0]
+        .workers
+        .iter()
+        .map(|worker| worker.kv_topics.join(" "))
+        .collect();
+    assert_eq!(topics, ["10.0.0.1 10.0.0.1:80", "pod", ""]);
+    assert_eq!(config.pools[0].workers[2].kv_events, ["tcp://a:1"]);
+
+    let wrong = [
+        (
+            "listen: 0.0.0.0:5557",
+            "{endpoint: '10.0.0.1:80'}",
+            "must be tcp://ip:port",
+        ),
+        (
+            "",
+            "{endpoint: '10.0.0.1:80', kv_topic: pod}",
+            "where events.listen is set",
+        ),
+        (
+            "listen: 'tcp://*:1'",
+            "{endpoint: '10.0.0.1:80'}, {endpoint: '10.0.0.1:81'}",
+            "give each a kv_topic",
+        ),
+        (
+            "listen: 'tcp://*:1'",
+            "{endpoint: '10.0.0.1:80', kv_topic: a, kv_events: 'tcp://a:1'}",
+            "who connects",
+        ),
+    ];
+    for (events, workers, expected) in wrong {
+        let lines = mistakes(&of(events, workers));
+        assert!(lines.len() == 1 && lines[0].contains(expected), "{lines:?}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_said_at_once_with_place_value_and_cause() {
     let yaml = "listen: {sync: localhost:1, admn: 127.0.0.1:2}
 gateway: {max_staleness: 60}

@@ -1,49 +1,80 @@
 //! The cursor against a simulated publisher: whatever is lost, restarted or late, what is applied is never more than
 //! what the publisher did, and in the end all of it.
 
-use control_plane::events::cursor::{Cursor, Effect, Message};
+use std::collections::BTreeSet;
+
+use control_plane::events::cursor::{Cursor, Effect, Effects, Message, Payload};
 use proptest::prelude::*;
 
 /// What a message says: (incarnation, number).
 type Content = (u32, u64);
 
-fn message(incarnation: u32, sequence: u64) -> Message<Content> {
+/// As it comes; `None` cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+struct Carried(Option<Content>);
+
+impl Payload for Carried {
+    type Content = Content;
+    type Error = ();
+
+    fn read(&self) -> Result<Content, ()> {
+        self.0.ok_or(())
+    }
+}
+
+fn message(incarnation: u32, sequence: u64) -> Message<Carried> {
     let fingerprint = u64::from(incarnation) << 32 | sequence;
     Message {
         sequence,
         fingerprint,
         bytes: 1,
-        content: (incarnation, sequence),
+        payload: Carried(Some((incarnation, sequence))),
+    }
+}
+
+/// One that the publisher itself made so.
+fn poison(incarnation: u32, sequence: u64) -> Message<Carried> {
+    Message {
+        payload: Carried(None),
+        ..message(incarnation, sequence)
+    }
+}
+
+/// One that was spoilt on the way.
+fn spoilt(incarnation: u32, sequence: u64) -> Message<Carried> {
+    Message {
+        fingerprint: u64::MAX - sequence,
+        ..poison(incarnation, sequence)
     }
 }
 
 fn after(
-    cursor: &mut Cursor<Content>,
-    act: impl FnOnce(&mut Cursor<Content>, &mut Vec<Effect<Content>>),
-) -> Vec<Effect<Content>> {
+    cursor: &mut Cursor<Carried>,
+    act: impl FnOnce(&mut Cursor<Carried>, &mut Effects<Carried>),
+) -> Effects<Carried> {
     let mut effects = Vec::new();
     act(cursor, &mut effects);
     effects.retain(|effect| !matches!(effect, Effect::Count(_)));
     effects
 }
 
-fn live(cursor: &mut Cursor<Content>, incarnation: u32, sequence: u64) -> Vec<Effect<Content>> {
+fn live(cursor: &mut Cursor<Carried>, incarnation: u32, sequence: u64) -> Effects<Carried> {
     after(cursor, |cursor, effects| {
         cursor.live(message(incarnation, sequence), effects)
     })
 }
 
-fn replayed(cursor: &mut Cursor<Content>, incarnation: u32, sequence: u64) -> Vec<Effect<Content>> {
+fn replayed(cursor: &mut Cursor<Carried>, incarnation: u32, sequence: u64) -> Effects<Carried> {
     after(cursor, |cursor, effects| {
         cursor.replayed(message(incarnation, sequence), effects)
     })
 }
 
-fn ended(cursor: &mut Cursor<Content>, complete: bool) -> Vec<Effect<Content>> {
+fn ended(cursor: &mut Cursor<Carried>, complete: bool) -> Effects<Carried> {
     after(cursor, |cursor, effects| cursor.replay_ended(complete, effects))
 }
 
-fn connected(cursor: &mut Cursor<Content>) -> Vec<Effect<Content>> {
+fn connected(cursor: &mut Cursor<Carried>) -> Effects<Carried> {
     after(cursor, Cursor::connected)
 }
 
@@ -61,7 +92,7 @@ fn joining_late_asks_for_everything_and_keeps_live_messages_for_after() {
     assert_eq!(live(&mut cursor, 1, 4), [Effect::Apply((1, 4))]);
 }
 
-fn following(can_replay: bool, messages: u64) -> Cursor<Content> {
+fn following(can_replay: bool, messages: u64) -> Cursor<Carried> {
     let mut cursor = Cursor::new(can_replay);
     connected(&mut cursor);
     if can_replay {
@@ -148,6 +179,62 @@ fn a_failed_probe_asks_for_a_new_connection_once() {
     assert_eq!(ended(&mut cursor, false), []);
 }
 
+fn live_message(cursor: &mut Cursor<Carried>, message: Message<Carried>) -> Effects<Carried> {
+    after(cursor, |cursor, effects| cursor.live(message, effects))
+}
+
+fn replayed_message(cursor: &mut Cursor<Carried>, message: Message<Carried>) -> Effects<Carried> {
+    after(cursor, |cursor, effects| cursor.replayed(message, effects))
+}
+
+#[test]
+fn a_message_spoilt_on_the_way_is_asked_for_again() {
+    let mut cursor = following(true, 3);
+    assert_eq!(live_message(&mut cursor, spoilt(1, 3)), [Effect::Replay { from: 2 }]);
+    assert_eq!(live(&mut cursor, 1, 4), []);
+    assert_eq!(replayed(&mut cursor, 1, 2), []);
+    assert_eq!(replayed(&mut cursor, 1, 3), [Effect::Apply((1, 3))]);
+    assert_eq!(ended(&mut cursor, true), [Effect::Whole, Effect::Apply((1, 4))]);
+}
+
+#[test]
+fn a_message_that_stays_unreadable_costs_what_was_known_once() {
+    let mut cursor = following(true, 3);
+    assert_eq!(live_message(&mut cursor, poison(1, 3)), [Effect::Replay { from: 2 }]);
+    assert_eq!(replayed(&mut cursor, 1, 2), []);
+    let passed_over = [Effect::Unreadable(()), Effect::Clear, Effect::Degraded("undecodable")];
+    assert_eq!(replayed_message(&mut cursor, poison(1, 3)), passed_over);
+    assert_eq!(ended(&mut cursor, true), [Effect::Degraded("undecodable")]);
+    assert_eq!(live(&mut cursor, 1, 4), [Effect::Apply((1, 4))]);
+    // The next one is asked for as well; further ones in a row are not, and there is nothing left to drop.
+    let mut replays = 0;
+    let mut clears = 0;
+    for sequence in 5..1000 {
+        let mut effects = live_message(&mut cursor, poison(1, sequence));
+        if let Some(Effect::Replay { .. }) = effects.last() {
+            replays += 1;
+            replayed(&mut cursor, 1, sequence - 1);
+            effects = replayed_message(&mut cursor, poison(1, sequence));
+            effects.extend(ended(&mut cursor, true));
+        }
+        clears += effects.iter().filter(|effect| **effect == Effect::Clear).count();
+    }
+    assert_eq!((replays, clears), (3, 1));
+    assert_eq!(cursor.last_sequence(), Some(999));
+}
+
+#[test]
+fn without_replay_an_unreadable_message_clears() {
+    let mut cursor = following(false, 3);
+    let passed_over = [Effect::Unreadable(()), Effect::Clear, Effect::Degraded("undecodable")];
+    assert_eq!(live_message(&mut cursor, poison(1, 3)), passed_over);
+    assert_eq!(live(&mut cursor, 1, 4), [Effect::Apply((1, 4))]);
+    assert_eq!(
+        live(&mut cursor, 2, 0),
+        [Effect::Clear, Effect::Whole, Effect::Apply((2, 0))]
+    );
+}
+
 #[test]
 fn when_the_grace_is_over_nothing_is_left() {
     let mut cursor = following(true, 3);
@@ -159,19 +246,36 @@ fn when_the_grace_is_over_nothing_is_left() {
 
 /// A publisher, its subscription and its replay socket, and what the index would make of the effects.
 struct World {
-    cursor: Cursor<Content>,
+    cursor: Cursor<Carried>,
     can_replay: bool,
     incarnation: u32,
     published: u64,
     /// The replay buffer reaches back to this number.
     kept_from: u64,
-    on_the_way: Vec<Message<Content>>,
+    on_the_way: Vec<Message<Carried>>,
     /// Replies under way, the end last.
-    replay: Option<std::collections::VecDeque<Option<Message<Content>>>>,
+    replay: Option<std::collections::VecDeque<Option<Message<Carried>>>>,
     is_connected: bool,
+    /// Messages that nobody can read.
+    poisons: BTreeSet<Content>,
+    /// What the engine's cache holds.
+    cache: BTreeSet<u64>,
     /// What the index has: all of these messages and nothing else.
     applied: Vec<Content>,
+    /// And what it holds for it.
+    view: BTreeSet<u64>,
     is_whole: bool,
+}
+
+/// What the engine did when it published this: pseudo-random, of a few blocks.
+fn change(cache: &mut BTreeSet<u64>, (incarnation, sequence): Content) {
+    let random = xxhash_rust::xxh3::xxh3_64(format!("{incarnation} {sequence}").as_bytes());
+    let block = random % 8;
+    match random >> 32 & 0xf {
+        0 => cache.clear(),
+        1..=6 => _ = cache.remove(&block),
+        _ => _ = cache.insert(block),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +284,8 @@ enum Act {
     PublishUnheard,
     Deliver,
     DeliverTwice,
+    DeliverSpoilt,
+    PublishPoison,
     Reply(u8),
     BreakReplay,
     ForgetOld,
@@ -195,6 +301,8 @@ fn an_act() -> impl Strategy<Value = Act> {
         3 => Just(Act::PublishUnheard),
         12 => Just(Act::Deliver),
         2 => Just(Act::DeliverTwice),
+        1 => Just(Act::DeliverSpoilt),
+        1 => Just(Act::PublishPoison),
         12 => (1_u8..6).prop_map(Act::Reply),
         1 => Just(Act::BreakReplay),
         1 => Just(Act::ForgetOld),
@@ -216,14 +324,17 @@ impl World {
             on_the_way: Vec::new(),
             replay: None,
             is_connected: true,
+            poisons: BTreeSet::new(),
+            cache: BTreeSet::new(),
             applied: Vec::new(),
+            view: BTreeSet::new(),
             is_whole: false,
         };
         world.tell(Cursor::connected);
         world
     }
 
-    fn tell(&mut self, act: impl FnOnce(&mut Cursor<Content>, &mut Vec<Effect<Content>>)) {
+    fn tell(&mut self, act: impl FnOnce(&mut Cursor<Carried>, &mut Effects<Carried>)) {
         for effect in after(&mut self.cursor, act) {
             match effect {
                 Effect::Apply(content) => {
@@ -235,12 +346,17 @@ impl World {
                         );
                     }
                     self.applied.push(content);
+                    change(&mut self.view, content);
                 }
-                Effect::Clear => self.applied.clear(),
+                Effect::Clear => {
+                    self.applied.clear();
+                    self.view.clear();
+                }
+                Effect::Unreadable(()) => {}
                 Effect::Replay { from } => {
                     assert!(self.can_replay);
                     let kept = from.max(self.kept_from)..self.published;
-                    let replies = kept.map(|sequence| Some(message(self.incarnation, sequence)));
+                    let replies = kept.map(|sequence| Some(self.published_as(sequence)));
                     self.replay = Some(replies.chain([None]).collect());
                 }
                 Effect::Whole => self.is_whole = true,
@@ -253,17 +369,23 @@ impl World {
 
     fn act(&mut self, act: &Act) {
         match act {
-            Act::Publish | Act::PublishUnheard => {
-                if matches!(act, Act::Publish) && self.is_connected {
-                    self.on_the_way.push(message(self.incarnation, self.published));
+            Act::Publish | Act::PublishUnheard | Act::PublishPoison => {
+                if matches!(act, Act::PublishPoison) {
+                    self.poisons.insert((self.incarnation, self.published));
                 }
-                self.published += 1;
+                if !matches!(act, Act::PublishUnheard) && self.is_connected {
+                    self.on_the_way.push(self.published_as(self.published));
+                }
+                self.publish();
             }
-            Act::Deliver | Act::DeliverTwice => {
+            Act::Deliver | Act::DeliverTwice | Act::DeliverSpoilt => {
                 if self.on_the_way.is_empty() {
                     return;
                 }
-                let message = self.on_the_way.remove(0);
+                let mut message = self.on_the_way.remove(0);
+                if matches!(act, Act::DeliverSpoilt) {
+                    message = spoilt(self.incarnation, message.sequence);
+                }
                 if matches!(act, Act::DeliverTwice) {
                     self.tell(|cursor, effects| cursor.live(message.clone(), effects));
                 }
@@ -292,7 +414,11 @@ impl World {
             Act::Restart(published) => {
                 self.incarnation += 1;
                 self.kept_from = 0;
-                self.published = u64::from(*published);
+                self.published = 0;
+                self.cache.clear();
+                for _ in 0..*published {
+                    self.publish();
+                }
                 self.reconnect();
             }
             Act::GraceOver => {
@@ -301,6 +427,17 @@ impl World {
                 self.reconnect();
             }
         }
+    }
+
+    fn publish(&mut self) {
+        change(&mut self.cache, (self.incarnation, self.published));
+        self.published += 1;
+    }
+
+    fn published_as(&self, sequence: u64) -> Message<Carried> {
+        let is_poison = self.poisons.contains(&(self.incarnation, sequence));
+        let make = if is_poison { poison } else { message };
+        make(self.incarnation, sequence)
     }
 
     fn disconnect(&mut self) {
@@ -331,7 +468,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_applied_is_an_unbroken_run_of_one_incarnation(can_replay: bool, acts in prop::collection::vec(an_act(), 1..80)) {
+    fn whatever_happens_the_view_is_part_of_the_cache_and_whole_if_it_says_so(can_replay: bool, acts in prop::collection::vec(an_act(), 1..80)) {
         let mut world = World::new(can_replay);
         for act in &acts {
             world.act(act);
@@ -340,11 +477,15 @@ proptest! {
         // Nothing of an earlier incarnation is left: the last connection came after it.
         prop_assert!(world.applied.iter().all(|(incarnation, _)| *incarnation == world.incarnation), "{:?}", world.applied);
         if can_replay {
-            prop_assert_eq!(world.applied.last().map(|(_, sequence)| sequence + 1).unwrap_or(0), world.published);
+            let unreadable = |sequence: u64| world.poisons.contains(&(world.incarnation, sequence));
+            let readable = world.published.checked_sub(1).filter(|last| !unreadable(*last));
+            prop_assert_eq!(world.applied.last().map(|(_, sequence)| *sequence), readable);
+            prop_assert!(world.view.is_subset(&world.cache), "ghosts: {:?} of {:?}", world.view, world.cache);
         }
         if world.is_whole {
             let all = world.applied.first().is_none_or(|(_, sequence)| *sequence == 0);
             prop_assert!(all, "whole, but starts at {:?}", world.applied.first());
+            prop_assert!(!can_replay || world.view == world.cache, "whole, but {:?} of {:?}", world.view, world.cache);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Every form of event batches, and what is not one.
 
-use control_plane::events::decode::{DecodeError, MAX_PAYLOAD_BYTES, decode};
+use control_plane::events::decode::{DecodeError, decode};
 use control_plane::events::{Batch, Content, EngineHash, Event, Stored, Tier};
 use proptest::prelude::*;
 use rmpv::Value;
+use router_core::hash::{BlockLayout, HashSeed, local_hashes};
 
 fn pack(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -92,6 +93,7 @@ fn all_forms_of_a_store_say_the_same() {
     let expected = Batch {
         events: vec![Event::Stored(a_store())],
         ignored: vec![],
+        dp_rank: Some(0),
     };
     for event in [short, long, as_map.clone()] {
         assert_eq!(one(event.clone()), expected, "{event}");
@@ -101,7 +103,11 @@ fn all_forms_of_a_store_say_the_same() {
         ("ts", 1.5.into()),
         ("data_parallel_rank", 3.into()),
     ]);
-    assert_eq!(decode(&pack(&batch)).unwrap(), expected);
+    let of_rank_3 = Batch {
+        dp_rank: Some(3),
+        ..expected
+    };
+    assert_eq!(decode(&pack(&batch)).unwrap(), of_rank_3);
 }
 
 #[test]
@@ -139,14 +145,14 @@ fn what_does_not_concern_full_attention_on_the_worker_is_left_out_and_named() {
         ("medium", 7.into(), "unknown_medium"),
         ("kv_cache_spec_kind", "sliding_window".into(), "other_attention"),
         ("locality", "REMOTE".into(), "not_local"),
-        ("token_ids", array([array([1.into(), 2.into()])]), "bigram_tokens"),
         ("block_size", Value::Nil, "bad_block_size"),
     ] {
         assert_eq!(
             store_with(field, value),
             Batch {
                 events: vec![],
-                ignored: vec![reason]
+                ignored: vec![reason],
+                dp_rank: Some(0),
             },
             "{field}"
         );
@@ -155,7 +161,8 @@ fn what_does_not_concern_full_attention_on_the_worker_is_left_out_and_named() {
         one(array(["BlockMoved".into()])),
         Batch {
             events: vec![],
-            ignored: vec!["unknown_event"]
+            ignored: vec!["unknown_event"],
+            dp_rank: Some(0),
         }
     );
 }
@@ -222,7 +229,8 @@ fn salts_and_adapters_seed_a_root() {
             found,
             Batch {
                 events: vec![Event::Stored(expected)],
-                ignored: vec![]
+                ignored: vec![],
+                dp_rank: Some(0),
             },
             "{field} {value}"
         );
@@ -246,28 +254,296 @@ fn salts_and_adapters_seed_a_root() {
         both,
         Batch {
             events: vec![Event::Stored(expected)],
-            ignored: vec![]
+            ignored: vec![],
+            dp_rank: Some(0),
         }
     );
 }
 
+fn with_media(media: Vec<Vec<u64>>) -> Stored {
+    Stored {
+        parent: None,
+        content: Content::Tokens {
+            ids: vec![0, 1, 2, 3],
+            bigrams: false,
+            media,
+        },
+        ..a_store()
+    }
+}
+
 #[test]
-fn blocks_from_the_first_multimodal_one_on_are_left_out() {
-    let keys = array([Value::Nil, array([array(["image".into(), 0.into()])])]);
+fn media_have_an_identity_in_each_form() {
+    let xxh3 = |identifier: &str| xxhash_rust::xxh3::xxh3_64(identifier.as_bytes());
+    let dynamo = "00000000deadbeef".to_owned() + &"0".repeat(48);
+    let digest = "0123456789abcdef".repeat(4);
+    let second = |keys: Value| array([Value::Nil, keys]);
+    let pair = |identity: Value| array([identity, 5.into()]);
+    let object = map(&[("mm_hash", 7.into()), ("offsets", array([array([0.into(), 2.into()])]))]);
+    let info = map(&[("mm_objects", array([object]))]);
+    for (field, value, media) in [
+        (
+            "extra_keys",
+            second(array([dynamo.as_str().into()])),
+            vec![vec![], vec![0xdead_beef]],
+        ),
+        (
+            "extra_keys",
+            second(array([digest.as_str().into()])),
+            vec![vec![], vec![0x0123_4567_89ab_cdef]],
+        ),
+        (
+            "extra_keys",
+            second(array([pair("image".into())])),
+            vec![vec![], vec![xxh3("image")]],
+        ),
+        (
+            "extra_keys",
+            second(array(["image".into()])),
+            vec![vec![], vec![xxh3("image")]],
+        ),
+        (
+            "extra_keys",
+            second(array([pair(7.into()), pair((-1).into())])),
+            vec![vec![], vec![7, u64::MAX]],
+        ),
+        (
+            "extra_keys",
+            array([array([digest.as_str().into()])]),
+            vec![vec![0x0123_4567_89ab_cdef]],
+        ),
+        ("block_mm_infos", second(info.clone()), vec![vec![], vec![7]]),
+        ("block_mm_infos", array([info.clone(), Value::Nil]), vec![vec![7]]),
+    ] {
+        let found = store_with(field, value.clone());
+        assert_eq!(found.events, [Event::Stored(with_media(media))], "{field} {value}");
+    }
+    // Beside a salt, which stands last.
+    let found = store_with("extra_keys", array([array([pair("image".into()), "tenant-a".into()])]));
+    let expected = Stored {
+        namespace: Some("tenant-a".to_owned()),
+        ..with_media(vec![vec![xxh3("image")]])
+    };
+    assert_eq!(found.events, [Event::Stored(expected)]);
+}
+
+#[test]
+fn blocks_from_the_first_one_with_unknown_keys_on_are_left_out() {
+    let keys = array([Value::Nil, array([Value::Binary(vec![1, 2])])]);
     let expected = Stored {
         parent: None,
         blocks: vec![EngineHash(8)],
-        content: Content::text(vec![0, 1]),
         ..a_store()
     };
     let found = store_with("extra_keys", keys);
     assert_eq!(
-        found,
-        Batch {
-            events: vec![Event::Stored(expected)],
-            ignored: vec!["multimodal"]
-        }
+        (found.events, found.ignored),
+        (vec![Event::Stored(expected)], vec!["unknown_extra_key"])
     );
+}
+
+#[test]
+fn pairs_of_tokens_are_bigrams() {
+    let pairs = array([[1, 2], [2, 3], [3, 4], [4, 5]].map(|pair| array(pair.map(Value::from))));
+    let expected = Stored {
+        parent: None,
+        content: Content::Tokens {
+            ids: vec![1, 2, 3, 4, 5],
+            bigrams: true,
+            media: vec![],
+        },
+        ..a_store()
+    };
+    assert_eq!(store_with("token_ids", pairs).events, [Event::Stored(expected)]);
+    for tokens in [
+        array([1.into(), array([1.into(), 2.into()])]),
+        array([array([1.into(), 2.into()]), 1.into()]),
+        array([array([1.into()])]),
+        array([array([1.into(), 2.into(), 3.into()])]),
+    ] {
+        let event = map(&[("type", "BlockStored".into()), ("token_ids", tokens.clone())]);
+        assert!(decode(&batch_of(event)).is_err(), "{tokens}");
+    }
+}
+
+/// A store as an array, with these elements behind `extra_keys`.
+fn with_trailing(trailing: &[Value]) -> Batch {
+    let nil = Value::Nil;
+    let fields = [
+        "BlockStored".into(),
+        hashes(),
+        nil.clone(),
+        tokens(),
+        2.into(),
+        nil.clone(),
+        nil.clone(),
+        nil.clone(),
+        nil,
+    ];
+    one(array(fields.into_iter().chain(trailing.iter().cloned())))
+}
+
+#[test]
+fn trailing_fields_are_told_by_place_or_by_type() {
+    let nil = || Value::Nil;
+    let text = |text: &str| Value::from(text);
+    let info = || array([map(&[("mm_objects", array([map(&[("mm_hash", 7.into())])]))])]);
+    let plain = || with_media(vec![]);
+    for (trailing, expected) in [
+        (vec![], Ok(plain())),
+        // In vLLM's order.
+        (
+            vec![0.into(), text("full_attention"), nil(), text("LOCAL")],
+            Ok(plain()),
+        ),
+        (
+            vec![0.into(), text("mla_attention"), nil(), nil(), text("owner")],
+            Ok(plain()),
+        ),
+        (vec![nil(), nil(), nil(), text("REMOTE"), nil()], Err("not_local")),
+        (vec![nil(), nil(), nil(), text("ELSEWHERE")], Err("not_local")),
+        (
+            vec![1.into(), text("sliding_window"), 128.into(), nil()],
+            Err("other_attention"),
+        ),
+        (
+            vec![1.into(), text("mamba"), nil(), text("LOCAL"), nil(), nil(), nil()],
+            Err("other_attention"),
+        ),
+        // Shorter, or in another order.
+        (
+            vec![1.into(), text("sliding_window"), 128.into()],
+            Err("other_attention"),
+        ),
+        (vec![0.into(), text("full_attention"), nil()], Ok(plain())),
+        (vec![text("REMOTE")], Err("not_local")),
+        (vec![text("full_attention"), text("REMOTE")], Err("not_local")),
+        (vec![info()], Ok(with_media(vec![vec![7]]))),
+        (
+            vec![info(), 0.into(), text("full_attention")],
+            Ok(with_media(vec![vec![7]])),
+        ),
+        (
+            vec![info(), 0.into(), text("mamba"), nil(), text("LOCAL")],
+            Err("other_attention"),
+        ),
+    ] {
+        let found = with_trailing(&trailing);
+        let (events, ignored) = match expected {
+            Ok(stored) => (vec![Event::Stored(stored)], vec![]),
+            Err(ignored) => (vec![], vec![ignored]),
+        };
+        assert_eq!((found.events, found.ignored), (events, ignored), "{trailing:?}");
+    }
+    let removed = [
+        "BlockRemoved".into(),
+        hashes(),
+        nil(),
+        1.into(),
+        text("sliding_window"),
+        128.into(),
+        nil(),
+    ];
+    assert_eq!(one(array(removed)).ignored, ["other_attention"]);
+}
+
+/// TensorRT-LLM's events as its publisher sends them, and SGLang's with a session.
+#[test]
+fn maps_of_other_engines() {
+    let removed = map(&[
+        ("type", "BlockRemoved".into()),
+        ("block_hashes", array([Value::from(-333)])),
+    ]);
+    let blocks = vec![EngineHash(u64::MAX - 332)];
+    assert_eq!(
+        one(removed).events,
+        [Event::Removed {
+            tier: Tier::Device,
+            blocks
+        }]
+    );
+    let stored = map(&[
+        ("type", "BlockStored".into()),
+        ("block_hashes", hashes()),
+        ("parent_block_hash", 7.into()),
+        ("token_ids", tokens()),
+        ("block_size", 2.into()),
+        ("lora_id", Value::Nil),
+        ("session_id", "abc".into()),
+    ]);
+    assert_eq!(one(stored).events, [Event::Stored(a_store())]);
+    assert_eq!(one(array(["Ignored".into(), 1.into()])).ignored, ["ignored_event"]);
+}
+
+/// `data/dynamo_native_events.json`: what Dynamo 1.6.1 makes of native events.
+#[test]
+fn blocks_are_what_dynamo_makes_of_them() {
+    let checked: serde_json::Value = serde_json::from_str(include_str!("data/dynamo_native_events.json")).unwrap();
+    let layout = BlockLayout::plain(4).unwrap();
+    let mut found = Vec::new();
+    let events = checked["events"].as_array().unwrap();
+    for event in events {
+        let value: Value = serde_json::from_value(event[0].clone()).unwrap();
+        let batch = one(value);
+        assert_eq!((batch.events.len(), batch.ignored.len()), (1, 0), "{event}");
+        let Event::Stored(stored) = &batch.events[0] else {
+            continue;
+        };
+        let Content::Tokens { ids, .. } = &stored.content else {
+            panic!()
+        };
+        let seed = HashSeed::new(stored.lora.as_deref(), None);
+        let locals = local_hashes(ids, layout, seed);
+        found.extend(
+            stored
+                .blocks
+                .iter()
+                .zip(locals)
+                .map(|(engine, local)| (engine.0, local.0)),
+        );
+    }
+    let dumped = &checked["dump_after_two_stores"]["m:default"]["events"][0]["event"]["data"]["stored"]["blocks"];
+    let expected: Vec<_> = dumped
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|block| {
+            (
+                block["block_hash"].as_u64().unwrap(),
+                block["tokens_hash"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found[..3], expected);
+}
+
+#[test]
+fn a_message_costs_no_more_than_some_times_its_size() {
+    // The cheapest elements that there are, as many as a message may have.
+    let many =
+        |element: &[u8], count: u32| [&[0xdd][..], &count.to_be_bytes(), &element.repeat(count as usize)].concat();
+    let one_event = |field: &str, list: Vec<u8>| {
+        let mut event = vec![0x82, 0xa4];
+        event.extend(b"type\xabBlockStored");
+        event.push(0xa0 | field.len() as u8);
+        event.extend(field.as_bytes());
+        event.extend(list);
+        [&[0x92, 0xc0, 0x91][..], &event].concat()
+    };
+    for payload in [
+        [&[0x92, 0xc0][..], &many(&[0x90], 1 << 20)].concat(),
+        one_event("block_hashes", many(&[1], 1 << 20)),
+        one_event("token_ids", many(&[1], 1 << 23)),
+        one_event("extra_keys", many(&[0xc0], 1 << 20)),
+        one_event("extra_keys", [vec![0x91], many(&[0xc0], 1 << 20)].concat()),
+        one_event("block_mm_infos", many(&[0xc0], 1 << 20)),
+    ] {
+        assert!(
+            matches!(decode(&payload), Err(DecodeError::Malformed(_))),
+            "{:?}",
+            &payload[..40]
+        );
+    }
 }
 
 #[test]
@@ -282,8 +558,6 @@ fn hostile_payloads_are_refused() {
             payload.len()
         );
     }
-    let long = vec![0; MAX_PAYLOAD_BYTES + 1];
-    assert_eq!(decode(&long), Err(DecodeError::TooLong(MAX_PAYLOAD_BYTES + 1)));
 }
 
 proptest! {

@@ -58,7 +58,7 @@ async fn a_filter_gets_everything_and_follows() {
     assert_eq!(filter.depth(&prompt(1, 3), 0), 3);
 
     get_until(&app, "/readyz", |ready| {
-        *ready == json!({"ready": true, "waiting_for": [], "inexact_pools": []})
+        *ready == json!({"ready": true, "waiting_for": [], "inexact_pools": [], "troubled_ranks": []})
     })
     .await;
     let hashes: Vec<_> = hashes_of(&prompt(1, 3)).iter().map(|hash| hash.0.to_string()).collect();
@@ -268,7 +268,7 @@ async fn a_dead_engine_leaves_the_view_and_the_others_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_costs_its_message_only() {
+async fn poison_costs_its_message_and_what_it_may_have_removed() {
     let engine = Engine::start().await;
     let (app, mut filter) = followed("poison", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
@@ -278,11 +278,20 @@ async fn poison_costs_its_message_only() {
     filter
         .until("the last message", |filter| filter.depth(&prompt(3, 3), 0) == 3)
         .await;
-    assert_eq!((filter.depth(&prompt(1, 3), 0), filter.depth(&prompt(2, 2), 0)), (3, 0));
+    assert_eq!([1, 2].map(|first| filter.depth(&prompt(first, 2), 0)), [0, 0]);
     let (_, metrics) = get(&app, "/metrics").await;
     for expected in ["reason=\"undecodable\"} 1", "reason=\"wrong_block_size\"} 1"] {
         assert!(metrics.contains(expected), "{expected} in {metrics}");
     }
+    let status = get_until(&app, "/v1/status", |_| true).await;
+    let rank = &status["pools"][0]["ranks"][0];
+    assert_eq!(
+        (&rank["degraded"], &rank["repair"]),
+        (&json!("undecodable"), &json!("replay"))
+    );
+    let ready = get_until(&app, "/readyz", |ready| ready["ready"] == true).await;
+    let trouble = ready["troubled_ranks"][0]["trouble"].as_str().unwrap();
+    assert!(trouble.starts_with("wrong_block_size"), "{ready}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

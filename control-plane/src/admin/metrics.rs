@@ -28,6 +28,11 @@ struct RankReasonLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     pool: String,
 }
@@ -54,6 +59,7 @@ pub struct Metrics {
     rank_degraded: Family<RankLabels, Gauge>,
     rank_blocks: Family<RankLabels, Gauge>,
     replays: Family<RankReasonLabels, Counter>,
+    connections: Family<ReasonLabels, Counter>,
     blocks: Family<PoolReasonLabels, Counter>,
     pool_exact: Family<PoolLabels, Gauge>,
     parity: Family<PoolStateLabels, Gauge>,
@@ -121,6 +127,10 @@ impl Metrics {
                 "1 while what is known of the rank's cache may be incomplete"
             ),
             rank_blocks: register!("rank_blocks", "Blocks of the rank in the prefix view"),
+            connections: register!(
+                "kv_connections",
+                "Publishers that connected to events.listen, by what became of them"
+            ),
             replays: register!("kv_replays", "Replays asked of workers, by outcome"),
             blocks: register!("kv_blocks", "Blocks in KV events by what the index did with them"),
             pool_exact: register!(
@@ -184,6 +194,14 @@ impl Metrics {
         self.pool_exact
             .get_or_create(&PoolLabels { pool: pool.to_owned() })
             .set(exact.into());
+    }
+
+    /// A publisher connected to us.
+    pub fn count_connection(&self, outcome: &str) {
+        let labels = ReasonLabels {
+            reason: outcome.to_owned(),
+        };
+        self.connections.get_or_create(&labels).inc();
     }
 
     /// A connected filter gets a fresh snapshot.

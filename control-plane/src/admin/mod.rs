@@ -95,10 +95,25 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         let because = pool.inexact_because()?;
         Some(json!({"pool": &*pool.handle.name, "inexact_because": because}))
     });
+    let mut troubled = Vec::new();
+    for pool in admin.pools.iter() {
+        for member in pool.ranks.list() {
+            let Some(trouble) = member.status.trouble() else {
+                continue;
+            };
+            troubled.push(json!({
+                "pool": &*pool.handle.name,
+                "endpoint": member.rank.endpoint,
+                "dp_rank": member.rank.dp_rank,
+                "trouble": trouble,
+            }));
+        }
+    }
     let body = json!({
         "ready": waiting_for.is_empty(),
         "waiting_for": waiting_for,
         "inexact_pools": inexact.collect::<Vec<_>>(),
+        "troubled_ranks": troubled,
     });
     (code, Json(body)).into_response()
 }

@@ -24,6 +24,8 @@ pub struct RankState {
     slot: u16,
     kv_events: Option<String>,
     replay: Option<String>,
+    /// How a lost message is made good: `replay`, or `none`, and then the rank's view is emptied.
+    repair: &'static str,
     connected: bool,
     last_sequence: Option<u64>,
     blocks: usize,
@@ -45,6 +47,7 @@ impl RankStatus {
             slot: rank.slot.0,
             kv_events: rank.events.clone(),
             replay: rank.replay.clone(),
+            repair: repair(rank.replay.as_deref()),
             connected: false,
             last_sequence: None,
             blocks: 0,
@@ -77,7 +80,13 @@ impl RankStatus {
     pub fn set_source(&self, events: Option<String>, replay: Option<String>) {
         let mut state = self.lock();
         state.kv_events = events;
+        state.repair = repair(replay.as_deref());
         state.replay = replay;
+    }
+
+    /// What it published that cannot be used.
+    pub fn trouble(&self) -> Option<String> {
+        self.lock().trouble.clone()
     }
 
     /// Whether its event socket is connected.
@@ -155,4 +164,9 @@ impl RankStatus {
     fn lock(&self) -> MutexGuard<'_, RankState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a lost message of a rank with this replay socket is made good by.
+fn repair(replay: Option<&str>) -> &'static str {
+    if replay.is_some() { "replay" } else { "none" }
 }

@@ -66,6 +66,8 @@ pub struct GatewayConfig {
 /// How KV events are received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventsConfig {
+    /// Where publishers connect to; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
     /// For how long the blocks of a worker whose connection broke stay in the view.
     pub disconnect_grace_ms: u64,
     /// How long a worker may be silent before it is asked whether something was missed.
@@ -141,12 +143,13 @@ impl Config {
 fn read(root: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Config {
     let [listen, gateway, events, sync, pools] =
         root.fields(mistakes, ["listen", "gateway", "events", "sync", "pools"]);
+    let events = read_events(&events, mistakes);
     Config {
         listen: read_listen(&listen, mistakes),
         gateway: read_gateway(&gateway, mistakes),
-        events: read_events(&events, mistakes),
         sync: read_sync(&sync, mistakes),
-        pools: pool::read_pools(&pools, directory, mistakes),
+        pools: pool::read_pools(&pools, directory, events.listen.is_some(), mistakes),
+        events,
     }
 }
 
@@ -183,11 +186,30 @@ fn read_gateway(at: &At<'_>, mistakes: &mut Mistakes) -> GatewayConfig {
 }
 
 fn read_events(at: &At<'_>, mistakes: &mut Mistakes) -> EventsConfig {
-    let [grace, probe] = at.fields(mistakes, ["disconnect_grace", "probe_interval"]);
+    let [listen, grace, probe] = at.fields(mistakes, ["listen", "disconnect_grace", "probe_interval"]);
     EventsConfig {
+        listen: read_event_listen(&listen, mistakes),
         disconnect_grace_ms: grace.milliseconds(mistakes, 0..=600_000, defaults::DISCONNECT_GRACE_MS),
         probe_interval_ms: probe.milliseconds(mistakes, 100..=3_600_000, defaults::PROBE_INTERVAL_MS),
     }
+}
+
+/// As engines write it, so that both files can say the same.
+fn read_event_listen(at: &At<'_>, mistakes: &mut Mistakes) -> Option<SocketAddr> {
+    let text = at.text(mistakes)?;
+    let address = text.strip_prefix("tcp://").map(|rest| match rest.strip_prefix('*') {
+        Some(port) => format!("0.0.0.0{port}"),
+        None => rest.to_owned(),
+    });
+    let parsed = address.and_then(|address| address.parse().ok());
+    if parsed.is_none() {
+        mistakes.add(
+            at,
+            format!("{text:?}"),
+            "must be tcp://ip:port or tcp://*:port, the socket that workers connect to",
+        );
+    }
+    parsed
 }
 
 fn read_sync(at: &At<'_>, mistakes: &mut Mistakes) -> SyncConfig {

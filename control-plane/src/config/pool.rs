@@ -89,8 +89,12 @@ impl ParityMode {
 pub struct WorkerConfig {
     /// As the gateway's cluster knows it.
     pub endpoint: SocketAddr,
-    /// One PUB endpoint for each rank; empty: the worker publishes no events.
+    /// One PUB endpoint for each rank; empty: the worker publishes no events, or connects to us.
     pub kv_events: Vec<String>,
+    /// What the topic, or the pod in the topic, of its events may be if it connects to us; empty: it does not.
+    pub kv_topics: Vec<String>,
+    /// Whether one publisher tells of all ranks, so that each message has to name its own.
+    pub kv_shared: bool,
     /// One ROUTER endpoint for each rank; empty: no replay.
     pub replay: Vec<String>,
     /// Number of data-parallel ranks behind the endpoint.
@@ -104,15 +108,21 @@ struct Taken {
     models: HashMap<String, String>,
     endpoints: HashMap<String, String>,
     event_sockets: HashMap<String, String>,
+    topics: HashMap<String, String>,
+    /// Whether workers can connect to us.
+    listens: bool,
 }
 
-pub(super) fn read_pools(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Vec<PoolConfig> {
+pub(super) fn read_pools(at: &At<'_>, directory: &Path, listens: bool, mistakes: &mut Mistakes) -> Vec<PoolConfig> {
     at.require(mistakes);
     let items = at.items(mistakes);
     if at.is_set() && items.is_empty() {
         mistakes.add(at, "empty", "at least one pool is needed");
     }
-    let mut taken = Taken::default();
+    let mut taken = Taken {
+        listens,
+        ..Taken::default()
+    };
     items
         .iter()
         .map(|item| read_pool(item, directory, &mut taken, mistakes))
@@ -306,29 +316,79 @@ fn read_workers(at: &At<'_>, tiers: Levels, taken: &mut Taken, mistakes: &mut Mi
 }
 
 fn read_worker(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> WorkerConfig {
-    let [endpoint, kv_events, replay, data_parallel_size] =
-        at.fields(mistakes, ["endpoint", "kv_events", "replay", "data_parallel_size"]);
+    let [endpoint, kv_events, kv_topic, kv_shared, replay, data_parallel_size] = at.fields(
+        mistakes,
+        [
+            "endpoint",
+            "kv_events",
+            "kv_topic",
+            "kv_shared",
+            "replay",
+            "data_parallel_size",
+        ],
+    );
     let address = read_endpoint(&endpoint, taken, mistakes);
     let ranks = data_parallel_size.integer(mistakes, 1..=u32::from(Slot::LIMIT), 1);
-    let event_sockets = read_sockets(&kv_events, ranks, mistakes);
+    let is_shared = kv_shared.flag(mistakes, false);
+    let publishers = if is_shared { 1 } else { ranks };
+    let event_sockets = read_sockets(&kv_events, publishers, mistakes);
     for socket in &event_sockets {
         claim(
             &mut taken.event_sockets,
             &kv_events,
             socket,
-            "another rank publishes there",
+            "another publisher is there",
             mistakes,
         );
     }
-    if replay.is_set() && !kv_events.is_set() {
-        mistakes.add(&replay, "set", "there is nothing to replay without kv_events");
+    if replay.is_set() && !kv_events.is_set() && !taken.listens {
+        mistakes.add(
+            &replay,
+            "set",
+            "there is nothing to replay without kv_events or events.listen",
+        );
     }
+    let kv_topics = match kv_events.is_set() {
+        true => {
+            if kv_topic.is_set() {
+                mistakes.add(
+                    &kv_topic,
+                    "set",
+                    "kv_events is set too: who connects, the worker or we?",
+                );
+            }
+            Vec::new()
+        }
+        false => read_topics(&kv_topic, address, taken, mistakes),
+    };
     WorkerConfig {
         endpoint: address,
         kv_events: event_sockets,
-        replay: read_sockets(&replay, ranks, mistakes),
+        kv_topics,
+        kv_shared: is_shared,
+        replay: read_sockets(&replay, publishers, mistakes),
         data_parallel_size: ranks,
     }
+}
+
+/// What a worker that connects to us is known by: what is said, or its address.
+fn read_topics(at: &At<'_>, endpoint: SocketAddr, taken: &mut Taken, mistakes: &mut Mistakes) -> Vec<String> {
+    let given = at.text(mistakes);
+    if !taken.listens {
+        if given.is_some() {
+            mistakes.add(at, "set", "workers can connect only where events.listen is set");
+        }
+        return Vec::new();
+    }
+    let names = match given {
+        Some(topic) => vec![topic.to_owned()],
+        None => vec![endpoint.ip().to_string(), endpoint.to_string()],
+    };
+    for name in &names {
+        let why = "another worker is known by this in topics: give each a kv_topic";
+        claim(&mut taken.topics, at, name, why, mistakes);
+    }
+    names
 }
 
 fn read_endpoint(at: &At<'_>, taken: &mut Taken, mistakes: &mut Mistakes) -> SocketAddr {

@@ -11,6 +11,8 @@ use router_core::Slot;
 use router_core::fleet::Candidate;
 use router_core::levels::Levels;
 
+use crate::events::listen::Topics;
+
 /// One (worker, dp rank) of a pool: where it is routed to and where it publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rank {
@@ -25,8 +27,11 @@ pub struct Rank {
     pub is_named: bool,
     /// Dynamo's id of the worker.
     pub instance_id: Option<u64>,
-    /// Where it publishes KV events; `None`: nowhere, as far as is known.
+    /// The publisher of its KV events: where it is, or how it is known if it connects to us. Ranks of one publisher have it
+    /// in common. `None`: there is none, as far as is known.
     pub events: Option<String>,
+    /// How the publisher is known if it connects to us.
+    pub topics: Option<Topics>,
     /// Where it replays them; `None`: nowhere, as far as is known.
     pub replay: Option<String>,
 }

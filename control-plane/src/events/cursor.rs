@@ -6,6 +6,10 @@
 //! same incarnation and what follows is what we missed; if anything else comes back, the engine has restarted, and
 //! what we knew is dropped. What cannot be repaired is cleared: a block missing from the view costs a cache hit, a
 //! block that the engine no longer has (a ghost) sends requests to the wrong worker for as long as it stays.
+//!
+//! A message that cannot be read is a gap of one: it may remove blocks. It is asked for once more, as it may have been
+//! spoilt on the way; if that does not help, what is known is dropped, once: further such messages find nothing to drop
+//! until something was learnt in between, so that a publisher of nothing else costs next to nothing.
 
 use std::collections::BTreeMap;
 
@@ -16,24 +20,40 @@ const MAX_HELD_BYTES: usize = 64 << 20;
 /// Replays in a row that bring nothing before a gap is given up.
 const MAX_FRUITLESS_REPLAYS: u32 = 3;
 
+/// What a message carries; read only if the message counts.
+pub trait Payload {
+    /// What it says.
+    type Content;
+    /// Why that cannot be told.
+    type Error;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    fn read(&self) -> Result<Self::Content, Self::Error>;
+}
+
 /// A message as it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message<M> {
+pub struct Message<P> {
     /// The publisher's number for it.
     pub sequence: u64,
     /// Hash of its bytes: tells two messages of the same number apart (each carries its time).
     pub fingerprint: u64,
     /// Its size.
     pub bytes: usize,
-    /// What it says.
-    pub content: M,
+    /// What it carries.
+    pub payload: P,
 }
 
 /// What is to be done, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect<M> {
-    /// Take this message into the index.
-    Apply(M),
+pub enum Effect<C, E> {
+    /// Take this into the index.
+    Apply(C),
+    /// A message says nothing, for this reason.
+    Unreadable(E),
     /// Drop all that is known of the rank.
     Clear,
     /// Ask for a replay from this number on; drops a replay that still runs.
@@ -76,24 +96,31 @@ enum Why {
     Probe,
 }
 
+/// What is to be done for messages with the payload `P`.
+pub type Effects<P> = Vec<Effect<<P as Payload>::Content, <P as Payload>::Error>>;
+
 /// See the module.
 #[derive(Debug)]
-pub struct Cursor<M> {
+pub struct Cursor<P> {
     can_replay: bool,
     replay_works: bool,
     phase: Phase,
     last: Option<Applied>,
     /// Fingerprint of this incarnation's message 0, if we saw it.
     first: Option<u64>,
-    held: BTreeMap<u64, Message<M>>,
+    held: BTreeMap<u64, Message<P>>,
     held_bytes: usize,
     overflowed: bool,
     fruitless: u32,
-    /// Whether all of the incarnation's messages were applied.
-    whole: bool,
+    /// Fingerprint of the unreadable message that was asked for once more.
+    suspect: Option<u64>,
+    /// Whether anything was applied that was not dropped since.
+    holds: bool,
+    /// Why not all of the incarnation's messages were applied; `None`: they were.
+    lacks: Option<&'static str>,
 }
 
-impl<M> Cursor<M> {
+impl<P: Payload> Cursor<P> {
     /// Nothing is known yet. `can_replay`: whether the publisher has a replay socket.
     pub fn new(can_replay: bool) -> Self {
         Self {
@@ -106,7 +133,9 @@ impl<M> Cursor<M> {
             held_bytes: 0,
             overflowed: false,
             fruitless: 0,
-            whole: false,
+            suspect: None,
+            holds: false,
+            lacks: Some("unheard"),
         }
     }
 
@@ -121,7 +150,7 @@ impl<M> Cursor<M> {
     }
 
     /// The subscription stands. What was published in between is unknown, restarts included.
-    pub fn connected(&mut self, effects: &mut Vec<Effect<M>>) {
+    pub fn connected(&mut self, effects: &mut Effects<P>) {
         self.fruitless = 0;
         if self.can_replay {
             self.ask(Why::Connected, effects);
@@ -135,14 +164,14 @@ impl<M> Cursor<M> {
     }
 
     /// The connection is gone. What is known stays until [`Cursor::grace_over`].
-    pub fn disconnected(&mut self, effects: &mut Vec<Effect<M>>) {
+    pub fn disconnected(&mut self, effects: &mut Effects<P>) {
         self.phase = Phase::Disconnected;
         self.drop_held();
         effects.push(Effect::Degraded("disconnected"));
     }
 
     /// The connection did not come back in time: the engine counts as gone.
-    pub fn grace_over(&mut self, effects: &mut Vec<Effect<M>>) {
+    pub fn grace_over(&mut self, effects: &mut Effects<P>) {
         if self.phase == Phase::Disconnected && self.last.is_some() {
             effects.push(Effect::Count("grace_over"));
             self.forget(effects);
@@ -150,14 +179,14 @@ impl<M> Cursor<M> {
     }
 
     /// Nothing came for a while: ask whether something was missed.
-    pub fn idle(&mut self, effects: &mut Vec<Effect<M>>) {
+    pub fn idle(&mut self, effects: &mut Effects<P>) {
         if self.phase == Phase::Following && self.can_replay {
             self.ask(Why::Probe, effects);
         }
     }
 
     /// A message came from the subscription.
-    pub fn live(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    pub fn live(&mut self, message: Message<P>, effects: &mut Effects<P>) {
         match self.phase {
             Phase::Disconnected => effects.push(Effect::Count("not_connected")),
             Phase::Replaying { .. } => self.hold(message, effects),
@@ -165,7 +194,7 @@ impl<M> Cursor<M> {
         }
     }
 
-    fn follow(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    fn follow(&mut self, message: Message<P>, effects: &mut Effects<P>) {
         let next = self.next();
         if message.sequence == next {
             return self.apply(message, effects);
@@ -194,7 +223,7 @@ impl<M> Cursor<M> {
     }
 
     /// A message came from the replay.
-    pub fn replayed(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    pub fn replayed(&mut self, message: Message<P>, effects: &mut Effects<P>) {
         let Phase::Replaying { verified, why } = self.phase else {
             return;
         };
@@ -212,7 +241,7 @@ impl<M> Cursor<M> {
         }
     }
 
-    fn take_replayed(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    fn take_replayed(&mut self, message: Message<P>, effects: &mut Effects<P>) {
         let next = self.next();
         if message.sequence > next {
             return self.jump("replay_too_short", message, effects);
@@ -224,7 +253,7 @@ impl<M> Cursor<M> {
     }
 
     /// The replay is over; `complete`: its end mark was seen.
-    pub fn replay_ended(&mut self, complete: bool, effects: &mut Vec<Effect<M>>) {
+    pub fn replay_ended(&mut self, complete: bool, effects: &mut Effects<P>) {
         let Phase::Replaying { verified, why } = self.phase else {
             return;
         };
@@ -234,11 +263,11 @@ impl<M> Cursor<M> {
                 // The publisher is not as far as we are: it is not the one we followed.
                 return self.start_over(effects);
             }
-            // Nothing published yet is known completely, too.
-            self.whole |= self.last.is_none();
-            if self.whole {
-                effects.push(Effect::Whole);
+            if self.last.is_none() {
+                // Nothing published yet is known completely, too.
+                self.lacks = None;
             }
+            effects.push(self.lacks.map_or(Effect::Whole, Effect::Degraded));
         } else {
             effects.push(Effect::Count("replay_failed"));
             if why == Why::Connected && !verified {
@@ -255,8 +284,10 @@ impl<M> Cursor<M> {
     }
 
     /// Takes the live messages that were held back, in order.
-    fn take_held(&mut self, may_ask: bool, effects: &mut Vec<Effect<M>>) {
-        while let Some((sequence, message)) = self.held.pop_first() {
+    fn take_held(&mut self, may_ask: bool, effects: &mut Effects<P>) {
+        while self.phase == Phase::Following
+            && let Some((sequence, message)) = self.held.pop_first()
+        {
             let next = self.next();
             if sequence > next && may_ask && self.fruitless < MAX_FRUITLESS_REPLAYS {
                 self.held.insert(sequence, message);
@@ -271,13 +302,12 @@ impl<M> Cursor<M> {
                 effects.push(Effect::Count("duplicate"));
             }
         }
-        self.held_bytes = 0;
-        if std::mem::take(&mut self.overflowed) && may_ask {
+        if self.phase == Phase::Following && std::mem::take(&mut self.overflowed) && may_ask {
             self.ask(Why::Doubt, effects);
         }
     }
 
-    fn ask(&mut self, why: Why, effects: &mut Vec<Effect<M>>) {
+    fn ask(&mut self, why: Why, effects: &mut Effects<P>) {
         self.fruitless = self.fruitless.saturating_add(1);
         self.phase = Phase::Replaying {
             verified: self.last.is_none(),
@@ -289,18 +319,18 @@ impl<M> Cursor<M> {
     }
 
     /// Another incarnation: drop what we know and ask for all it has.
-    fn start_over(&mut self, effects: &mut Vec<Effect<M>>) {
+    fn start_over(&mut self, effects: &mut Effects<P>) {
         self.restart(effects);
         self.ask(Why::Connected, effects);
     }
 
-    fn restart(&mut self, effects: &mut Vec<Effect<M>>) {
+    fn restart(&mut self, effects: &mut Effects<P>) {
         effects.push(Effect::Count("restart"));
         self.forget(effects);
     }
 
     /// Messages before this one are lost for good. Removals may be among them, so what was known goes too.
-    fn jump(&mut self, why: &'static str, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    fn jump(&mut self, why: &'static str, message: Message<P>, effects: &mut Effects<P>) {
         if self.last.is_some() {
             self.forget(effects);
         }
@@ -308,32 +338,64 @@ impl<M> Cursor<M> {
         self.apply(message, effects);
     }
 
-    fn degrade(&mut self, why: &'static str, effects: &mut Vec<Effect<M>>) {
-        self.whole = false;
+    fn degrade(&mut self, why: &'static str, effects: &mut Effects<P>) {
+        self.lacks = Some(why);
         effects.push(Effect::Degraded(why));
     }
 
-    fn forget(&mut self, effects: &mut Vec<Effect<M>>) {
+    fn forget(&mut self, effects: &mut Effects<P>) {
         self.last = None;
         self.first = None;
-        effects.push(Effect::Clear);
+        self.drop_known(effects);
     }
 
-    fn apply(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    fn drop_known(&mut self, effects: &mut Effects<P>) {
+        if std::mem::take(&mut self.holds) {
+            effects.push(Effect::Clear);
+        }
+    }
+
+    fn apply(&mut self, message: Message<P>, effects: &mut Effects<P>) {
+        let content = match message.payload.read() {
+            Ok(content) => content,
+            Err(why) => return self.pass_over(message, why, effects),
+        };
         self.fruitless = 0;
+        self.advance(&message);
+        if message.sequence == 0 {
+            self.lacks = None;
+            effects.push(Effect::Whole);
+        }
+        self.holds = true;
+        effects.push(Effect::Apply(content));
+    }
+
+    /// A message that cannot be read: another look at it, then on without it.
+    fn pass_over(&mut self, message: Message<P>, why: P::Error, effects: &mut Effects<P>) {
+        let may_ask = self.phase == Phase::Following && self.can_replay && self.fruitless < MAX_FRUITLESS_REPLAYS;
+        if may_ask && self.suspect != Some(message.fingerprint) {
+            self.suspect = Some(message.fingerprint);
+            effects.push(Effect::Count("asked_again"));
+            self.hold(message, effects);
+            return self.ask(Why::Doubt, effects);
+        }
+        effects.push(Effect::Unreadable(why));
+        self.drop_known(effects);
+        self.degrade("undecodable", effects);
+        self.advance(&message);
+    }
+
+    fn advance(&mut self, message: &Message<P>) {
         self.last = Some(Applied {
             sequence: message.sequence,
             fingerprint: message.fingerprint,
         });
         if message.sequence == 0 {
             self.first = Some(message.fingerprint);
-            self.whole = true;
-            effects.push(Effect::Whole);
         }
-        effects.push(Effect::Apply(message.content));
     }
 
-    fn hold(&mut self, message: Message<M>, effects: &mut Vec<Effect<M>>) {
+    fn hold(&mut self, message: Message<P>, effects: &mut Effects<P>) {
         let bytes = self.held_bytes.saturating_add(message.bytes);
         if self.held.len() >= MAX_HELD_MESSAGES || bytes > MAX_HELD_BYTES {
             self.overflowed = true;
@@ -351,7 +413,7 @@ impl<M> Cursor<M> {
         self.overflowed = false;
     }
 
-    fn is_known(&self, message: &Message<M>) -> bool {
+    fn is_known(&self, message: &Message<P>) -> bool {
         let at = |sequence, fingerprint| message.sequence == sequence && message.fingerprint == fingerprint;
         self.last.is_some_and(|last| at(last.sequence, last.fingerprint))
             || self.first.is_some_and(|fingerprint| at(0, fingerprint))

@@ -1,13 +1,16 @@
 //! KV events: from a worker's socket to a sequence of exact changes.
 //!
-//! [`zmq`] holds the sockets of one rank, [`cursor`] decides what a message with its sequence number means for what we
-//! know of the rank, and [`decode`] makes events of the bytes of those that count.
+//! [`zmq`] follows one publisher over [`zmtp`] connections, [`cursor`] decides what a message with its sequence number
+//! means for what we know of its ranks, and [`decode`] makes events of the bytes of those that count.
 
 pub mod cursor;
 pub mod decode;
+mod extra_keys;
+pub mod listen;
 mod raw;
 pub mod replay;
 pub mod zmq;
+pub mod zmtp;
 
 use router_core::hash::LocalHash;
 
@@ -118,6 +121,8 @@ impl Default for Content {
 pub struct Batch {
     /// In the order in which they happened.
     pub events: Vec<Event>,
+    /// Whose events they are, where the publisher says so.
+    pub dp_rank: Option<u32>,
     /// Labels of what was left out, once for each event or block run.
     pub ignored: Vec<&'static str>,
 }

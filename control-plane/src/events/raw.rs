@@ -1,6 +1,7 @@
-//! vLLM's `KVEventBatch` as it comes over the wire, in every form: batch and events may each be an array or a map.
-//! Formats: `vllm/distributed/kv_events.py`; lenient where publishers differ, so an element of an unexpected type is
-//! read as [`Scalar::Other`] or left out rather than failing the batch.
+//! `KVEventBatch` as it comes over the wire from vLLM, SGLang and TensorRT-LLM, in every form: batch and events may each
+//! be an array or a map. Formats: `vllm/distributed/kv_events.py`, and what Dynamo's `zmq_wire` takes besides; lenient
+//! where publishers differ, so an element of an unexpected type is read as `Other` rather than failing the batch. Not so
+//! what tells blocks: a removal that cannot be read is not to be passed over.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,18 +9,19 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::EngineHash;
+use super::extra_keys::{BlockKeys, MediaInfo};
+use super::{Batch, EngineHash};
 
 /// Bounds on one message; real ones stay far below. Over them the message is refused.
-const MAX_EVENTS: usize = 1 << 20;
-const MAX_BLOCKS: usize = 1 << 20;
-const MAX_TOKENS: usize = 1 << 24;
-const MAX_KEYS: usize = 1 << 12;
+const MAX_EVENTS: usize = 1 << 16;
+const MAX_BLOCKS: usize = 1 << 17;
+const MAX_TOKENS: usize = 1 << 22;
+/// Elements behind the fields of an array that all forms have.
+const MAX_TRAILING: usize = 16;
 
+/// Each event is converted as it comes, so that what is left out takes no memory.
 #[derive(Debug, Default)]
-pub(super) struct RawBatch {
-    pub(super) events: List<RawEvent, MAX_EVENTS>,
-}
+pub(super) struct RawBatch(pub(super) Batch);
 
 /// The union of all events' fields.
 #[derive(Debug, Default)]
@@ -32,7 +34,8 @@ pub(super) struct RawEvent {
     pub(super) medium: Scalar,
     pub(super) lora_name: LoraName,
     pub(super) cache_salt: Scalar,
-    pub(super) extra_keys: Option<List<Option<List<Scalar, MAX_KEYS>>, MAX_BLOCKS>>,
+    pub(super) extra_keys: List<BlockKeys, MAX_BLOCKS>,
+    pub(super) block_mm_infos: List<MediaInfo, MAX_BLOCKS>,
     pub(super) kv_cache_spec_kind: Scalar,
     pub(super) locality: Scalar,
 }
@@ -58,7 +61,7 @@ pub(super) struct LoraName {
 #[derive(Debug)]
 pub(super) struct RawHash(pub(super) EngineHash);
 
-/// `[int]`, or `[[int, int]]` from eagle workers, which are told apart because their blocks hash otherwise.
+/// `[int]`, or `[[int, int]]` from eagle workers: each token with the one after it.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     pub(super) ids: Vec<u32>,
@@ -88,6 +91,7 @@ impl RawEvent {
             "lora_name" => self.lora_name = value.next()?,
             "cache_salt" => self.cache_salt = value.next()?,
             "extra_keys" => self.extra_keys = value.next()?,
+            "block_mm_infos" => self.block_mm_infos = value.next()?,
             "kv_cache_spec_kind" => self.kv_cache_spec_kind = value.next()?,
             "locality" => self.locality = value.next()?,
             _ => {
@@ -110,22 +114,44 @@ fn fields_of(tag: &Scalar) -> &'static [&'static str] {
             "medium",
             "lora_name",
             "extra_keys",
-            "group_idx",
-            "kv_cache_spec_kind",
-            "kv_cache_spec_sliding_window",
-            "locality",
-            "ownership",
         ],
-        Scalar::Text(tag) if tag == "BlockRemoved" => &[
-            "block_hashes",
-            "medium",
-            "group_idx",
-            "kv_cache_spec_kind",
-            "kv_cache_spec_sliding_window",
-            "locality",
-            "ownership",
-        ],
+        Scalar::Text(tag) if tag == "BlockRemoved" => &["block_hashes", "medium"],
         _ => &[],
+    }
+}
+
+/// An element behind those fields.
+#[derive(Debug, Default)]
+enum Trailing {
+    #[default]
+    Nil,
+    Integer,
+    Text(String),
+    Media(List<MediaInfo, MAX_BLOCKS>),
+    Other,
+}
+
+impl RawEvent {
+    /// vLLM goes on with `group_idx`, `kv_cache_spec_kind`, `kv_cache_spec_sliding_window`, `locality`, `ownership`. Older
+    /// publishers leave some of them out, and Dynamo's put `block_mm_infos` before them: then types tell what is what.
+    fn read_trailing(&mut self, trailing: Vec<Trailing>) {
+        use Trailing::{Integer, Media, Nil, Text};
+        let in_order = matches!(
+            trailing.as_slice(),
+            [Nil | Integer, Nil | Text(_), Nil | Integer, Nil | Text(_), ..]
+        );
+        let mut is_first_text = true;
+        for (index, element) in trailing.into_iter().enumerate() {
+            match element {
+                Text(text) if in_order && index == 1 => self.kv_cache_spec_kind = Scalar::Text(text),
+                Text(text) if in_order && index == 3 => self.locality = Scalar::Text(text),
+                _ if in_order => {}
+                Text(text) if matches!(text.as_str(), "LOCAL" | "REMOTE") => self.locality = Scalar::Text(text),
+                Text(text) if std::mem::take(&mut is_first_text) => self.kv_cache_spec_kind = Scalar::Text(text),
+                Media(infos) => self.block_mm_infos = infos,
+                _ => {}
+            }
+        }
     }
 }
 
@@ -156,7 +182,7 @@ impl<'de, A: SeqAccess<'de>> NextValue<'de> for OfArray<A> {
 }
 
 /// Reads what is left of an array, so that the reader stands behind it.
-fn skip_rest<'de, A: SeqAccess<'de>>(mut array: A) -> Result<(), A::Error> {
+pub(super) fn skip_rest<'de, A: SeqAccess<'de>>(mut array: A) -> Result<(), A::Error> {
     while array.next_element::<IgnoredAny>()?.is_some() {}
     Ok(())
 }
@@ -182,26 +208,58 @@ macro_rules! deserialize_any {
     };
 }
 
+pub(super) use deserialize_any;
+
 deserialize_any!(RawBatch, "a batch as an array or a map", {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<RawBatch, A::Error> {
         let missing = || A::Error::custom("a batch needs a timestamp and events");
         array.next_element::<IgnoredAny>()?.ok_or_else(missing)?;
-        let events = array.next_element()?.ok_or_else(missing)?;
+        let Events(mut batch) = array.next_element()?.ok_or_else(missing)?;
+        batch.dp_rank = array.next_element::<Scalar>()?.unwrap_or_default().rank();
         skip_rest(array)?;
-        Ok(RawBatch { events })
+        Ok(RawBatch(batch))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawBatch, A::Error> {
-        let mut batch = RawBatch::default();
+        let (mut events, mut rank) = (None, None);
         while let Some(Key(key)) = map.next_key()? {
             match key.as_str() {
-                "events" => batch.events = map.next_value()?,
+                "events" => events = Some(map.next_value()?),
+                "data_parallel_rank" => rank = map.next_value::<Scalar>()?.rank(),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(batch)
+        let Events(mut batch) = events.ok_or_else(|| A::Error::custom("a batch needs events"))?;
+        batch.dp_rank = rank;
+        Ok(RawBatch(batch))
     }
 });
+
+struct Events(Batch);
+
+deserialize_any!(Events, "an array of events", {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Events, A::Error> {
+        let mut batch = Batch::default();
+        let mut count = 0;
+        while let Some(event) = array.next_element::<RawEvent>()? {
+            count += 1;
+            if count > MAX_EVENTS {
+                return Err(A::Error::custom(format!("more than {MAX_EVENTS} events")));
+            }
+            event.add_to(&mut batch);
+        }
+        Ok(Events(batch))
+    }
+});
+
+impl Scalar {
+    fn rank(&self) -> Option<u32> {
+        match self {
+            Self::Integer(rank) => u32::try_from(*rank).ok(),
+            _ => None,
+        }
+    }
+}
 
 deserialize_any!(RawEvent, "an event as an array or a map", {
     fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<RawEvent, A::Error> {
@@ -213,7 +271,14 @@ deserialize_any!(RawEvent, "an event as an array or a map", {
         for name in fields_of(&event.tag) {
             event.read(name, &mut values)?;
         }
+        let mut trailing = Vec::new();
+        while trailing.len() < MAX_TRAILING
+            && let Some(element) = values.0.next_element()?
+        {
+            trailing.push(element);
+        }
         skip_rest(values.0)?;
+        event.read_trailing(trailing);
         Ok(event)
     }
 
@@ -228,7 +293,7 @@ deserialize_any!(RawEvent, "an event as an array or a map", {
 });
 
 /// A map's key; keys that are no text are none of ours.
-struct Key(String);
+pub(super) struct Key(pub(super) String);
 
 deserialize_any!(Key, "a key", {
     fn visit_str<E>(self, key: &str) -> Result<Key, E> {
@@ -288,6 +353,49 @@ deserialize_any!(Scalar, "any value", {
     }
 });
 
+deserialize_any!(Trailing, "any value", {
+    fn visit_unit<E>(self) -> Result<Trailing, E> {
+        Ok(Trailing::Nil)
+    }
+
+    fn visit_none<E>(self) -> Result<Trailing, E> {
+        Ok(Trailing::Nil)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Trailing, E> {
+        Ok(Trailing::Integer)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Trailing, E> {
+        Ok(Trailing::Integer)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Trailing, E> {
+        Ok(Trailing::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Trailing, E> {
+        Ok(Trailing::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Trailing, E> {
+        Ok(Trailing::Other)
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Trailing, E> {
+        Ok(Trailing::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Trailing, A::Error> {
+        ListVisitor(PhantomData).visit_seq(array).map(Trailing::Media)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Trailing, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Trailing::Other)
+    }
+});
+
 deserialize_any!(LoraName, "a LoRA name", {
     fn visit_unit<E>(self) -> Result<LoraName, E> {
         Ok(LoraName::default())
@@ -336,36 +444,40 @@ deserialize_any!(Tokens, "token ids", {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Tokens, A::Error> {
         let mut tokens = Tokens::default();
-        while let Some(token) = array.next_element()? {
-            match token {
-                Token::Plain(id) => tokens.ids.push(id),
-                Token::Bigram => tokens.bigrams = true,
+        let mut after = None;
+        while let Some(Token(id, next)) = array.next_element()? {
+            if !tokens.ids.is_empty() && tokens.bigrams != next.is_some() {
+                return Err(A::Error::custom("token ids both alone and in pairs"));
             }
+            tokens.bigrams = next.is_some();
+            tokens.ids.push(id);
+            after = next;
             if tokens.ids.len() > MAX_TOKENS {
                 return Err(A::Error::custom(format!(
                     "more than {MAX_TOKENS} token ids in one event"
                 )));
             }
         }
+        tokens.ids.extend(after);
         Ok(tokens)
     }
 });
 
-enum Token {
-    Plain(u32),
-    Bigram,
-}
+/// A token id, and the next one where the publisher gives pairs.
+struct Token(u32, Option<u32>);
 
-deserialize_any!(Token, "a token id", {
+deserialize_any!(Token, "a token id or a pair of them", {
     fn visit_u64<E: Error>(self, id: u64) -> Result<Token, E> {
-        u32::try_from(id)
-            .map(Token::Plain)
-            .map_err(|_| E::custom(format!("token id {id} is beyond 32 bits")))
+        let id = u32::try_from(id).map_err(|_| E::custom(format!("token id {id} is beyond 32 bits")))?;
+        Ok(Token(id, None))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Token, A::Error> {
-        skip_rest(array)?;
-        Ok(Token::Bigram)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Token, A::Error> {
+        let pair = (array.next_element()?, array.next_element()?);
+        match (pair, array.next_element::<IgnoredAny>()?) {
+            ((Some(id), Some(next)), None) => Ok(Token(id, Some(next))),
+            _ => Err(A::Error::custom("token ids neither alone nor in pairs")),
+        }
     }
 });
 

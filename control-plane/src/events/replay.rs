@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
-use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
+
+use super::zmtp::{Connection, Part, Role};
 
 /// How long the connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,7 +28,7 @@ pub enum Answer {
         /// Its number.
         sequence: u64,
         /// Its bytes.
-        payload: Bytes,
+        payload: Part,
     },
     /// All was sent.
     End,
@@ -74,24 +75,25 @@ impl Replay {
 
 async fn run(endpoint: &str, from: u64, sender: &mpsc::Sender<Answer>) -> Result<(), String> {
     let deadline = Instant::now() + TOTAL_TIMEOUT;
-    let mut socket = DealerSocket::new();
-    let connecting = timeout(CONNECT_TIMEOUT, socket.connect(endpoint)).await;
-    connecting
+    let connecting = timeout(CONNECT_TIMEOUT, Connection::connect(endpoint, Role::Dealer)).await;
+    let mut connection = connecting
         .map_err(|_| format!("cannot connect to {endpoint}"))?
         .map_err(|error| error.to_string())?;
-    let mut request = ZmqMessage::from(Bytes::new());
-    request.push_back(Bytes::copy_from_slice(&from.to_be_bytes()));
-    socket.send(request).await.map_err(|error| error.to_string())?;
+    let request = [Bytes::new(), Bytes::copy_from_slice(&from.to_be_bytes())];
+    connection.send(&request).await.map_err(|error| error.to_string())?;
     loop {
         let until = deadline.min(Instant::now() + ANSWER_TIMEOUT);
-        let answer = timeout_at(until, socket.recv())
+        let answer = timeout_at(until, connection.recv())
             .await
             .map_err(|_| "no answer in time".to_owned())?;
-        let frames = answer.map_err(|error| error.to_string())?.into_vec();
-        let Some((sequence, payload)) = parse(&frames) else {
-            return Err(format!("answer with {} frames instead of 3 or 4", frames.len()));
+        let parts = answer.map_err(|error| error.to_string())?;
+        let count = parts.len();
+        let Some((sequence, payload)) = parse(parts) else {
+            return Err(format!(
+                "an answer with {count} frames that is neither [empty, sequence, payload] nor has a topic before the sequence"
+            ));
         };
-        if sequence == END_MARK || payload.is_empty() {
+        if sequence == END_MARK || payload == Part::Bytes(Bytes::new()) {
             return Ok(());
         }
         if sender.send(Answer::Message { sequence, payload }).await.is_err() {
@@ -100,11 +102,15 @@ async fn run(endpoint: &str, from: u64, sender: &mpsc::Sender<Answer>) -> Result
     }
 }
 
-/// `[empty, topic, sequence, payload]`, or `[empty, sequence, payload]` of older versions.
-fn parse(frames: &[Bytes]) -> Option<(u64, Bytes)> {
-    let ([empty, _, sequence, payload] | [empty, sequence, payload]) = frames else {
+/// `[empty, topic, sequence, payload]` of vLLM, or `[empty, sequence, payload]` of SGLang and older vLLM.
+fn parse(parts: Vec<Part>) -> Option<(u64, Part)> {
+    let mut parts = parts;
+    let payload = parts.pop()?;
+    let ([Part::Bytes(empty), Part::Bytes(_), Part::Bytes(sequence)] | [Part::Bytes(empty), Part::Bytes(sequence)]) =
+        parts.as_slice()
+    else {
         return None;
     };
     let sequence = u64::from_be_bytes(sequence.as_ref().try_into().ok()?);
-    empty.is_empty().then(|| (sequence, payload.clone()))
+    empty.is_empty().then_some((sequence, payload))
 }

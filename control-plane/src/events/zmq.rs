@@ -1,20 +1,18 @@
-//! One rank's subscription: sockets in, effects of the [`Cursor`](super::cursor::Cursor) out to the pool's task.
+//! One publisher over ZeroMQ: connections in, effects of the [`Cursor`](super::cursor::Cursor) out to the pool's task.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt;
-use futures::channel::mpsc::Receiver;
 use router_core::Slot;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
-use zeromq::{Socket, SocketEvent, SocketRecv, SubSocket, ZmqMessage};
 
-use super::cursor::{Cursor, Effect, Message};
-use super::decode::{MAX_PAYLOAD_BYTES, decode};
+use super::Batch;
+use super::cursor::{Cursor, Effect, Effects, Message};
+use super::listen::{Accepted, Expected};
 use super::replay::{Answer, Replay};
+use super::zmtp::{Connection, Part, Role};
 use crate::admin::readiness::HoldBack;
 use crate::admin::status::RankStatus;
 use crate::config::EventsConfig;
@@ -31,26 +29,44 @@ const READY_GRACE: Duration = Duration::from_secs(10);
 /// publisher took note of the subscription came by neither way.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
 
-/// One rank that publishes.
+/// One publisher, which numbers its messages by itself.
 pub struct Feed {
     /// Where its messages go.
     pub pool: PoolHandle,
-    /// Its number there.
-    pub slot: Slot,
-    /// PUB endpoint.
-    pub events: String,
+    /// The ranks that it tells of, at least one. Of several, each message names its own.
+    pub ranks: Vec<FeedRank>,
+    /// Where its connections come from.
+    pub source: Source,
     /// ROUTER endpoint, if it replays.
     pub replay: Option<String>,
-    /// What is shown of it.
-    pub status: Arc<RankStatus>,
     /// Timeouts.
     pub config: EventsConfig,
     /// Notified with every new connection: the worker may be another than before.
     pub connected: Arc<Notify>,
 }
 
+/// A rank that a publisher tells of.
+#[derive(Clone, Debug)]
+pub struct FeedRank {
+    /// As messages name it.
+    pub dp_rank: u32,
+    /// Its number in the pool.
+    pub slot: Slot,
+    /// What is shown of it.
+    pub status: Arc<RankStatus>,
+}
+
+/// Where a publisher's connections come from.
+#[derive(Debug)]
+pub enum Source {
+    /// We connect to this endpoint.
+    Connect(String),
+    /// It connects to us.
+    Accept(Expected),
+}
+
 impl Feed {
-    /// Follows the rank until the pool's task ends. `ready` is dropped when the rank was contacted.
+    /// Follows the publisher until the pool's task ends. `ready` is dropped when it was contacted.
     pub async fn run(self, ready: HoldBack) {
         let mut feeding = Feeding {
             cursor: Cursor::new(self.replay.is_some()),
@@ -59,16 +75,18 @@ impl Feed {
             ready: Some(ready),
             feed: self,
         };
-        if let Ok(subscription) = timeout(READY_GRACE, feeding.connect()).await
-            && feeding.follow(subscription).await.is_err()
-        {
-            return;
-        }
-        feeding.ready = None;
+        let mut next = timeout(READY_GRACE, feeding.connect()).await.ok();
         loop {
-            let subscription = feeding.connect().await;
-            if feeding.follow(subscription).await.is_err() {
-                return;
+            let accepted = match next.take() {
+                Some(accepted) => accepted,
+                None => {
+                    feeding.ready = None;
+                    feeding.connect().await
+                }
+            };
+            match feeding.follow(accepted).await {
+                Ok(replaced) => next = replaced,
+                Err(Stopped) => return,
             }
         }
     }
@@ -76,17 +94,11 @@ impl Feed {
 
 struct Feeding {
     feed: Feed,
-    cursor: Cursor<Bytes>,
-    effects: Vec<Effect<Bytes>>,
+    cursor: Cursor<Part>,
+    effects: Effects<Part>,
     replay: Option<Replay>,
-    /// Held until the rank was heard for the first time, or not in time.
+    /// Held until the publisher was heard for the first time, or not in time.
     ready: Option<HoldBack>,
-}
-
-/// A connected socket, and what befalls it.
-struct Subscription {
-    socket: SubSocket,
-    monitor: Receiver<SocketEvent>,
 }
 
 /// The pool's task has ended.
@@ -94,61 +106,61 @@ struct Stopped;
 
 /// What woke the loop up.
 enum Wakeup {
-    Live(ZmqMessage),
+    Live(Vec<Part>),
     Replayed(Answer),
     Idle,
-    Disconnected,
+    Disconnected(String),
+    Replaced(Accepted),
 }
 
 impl Feeding {
-    /// Connects, however long it takes. What is known of the rank is given up when the grace is over.
-    async fn connect(&mut self) -> Subscription {
+    /// Waits for a connection, however long it takes. What is known of the ranks is given up when the grace is over.
+    async fn connect(&mut self) -> Accepted {
         let grace_ends = Instant::now() + Duration::from_millis(self.feed.config.disconnect_grace_ms);
-        let connecting = connect_forever(self.feed.events.clone());
-        tokio::pin!(connecting);
         tokio::select! {
-            subscription = &mut connecting => return subscription,
+            accepted = self.feed.source.next() => return accepted,
             () = sleep_until(grace_ends) => {}
         }
         self.cursor.grace_over(&mut self.effects);
         // The loop after this notices if the pool is gone.
         let _ = self.perform().await;
-        connecting.await
+        self.feed.source.next().await
     }
 
-    async fn follow(
-        &mut self,
-        Subscription {
-            mut socket,
-            mut monitor,
-        }: Subscription,
-    ) -> Result<(), Stopped> {
-        self.feed.status.set_connected(true);
+    /// Follows one connection to its end. Returns the one that took its place, if one did.
+    async fn follow(&mut self, accepted: Accepted) -> Result<Option<Accepted>, Stopped> {
+        let Accepted { mut connection, first } = accepted;
+        self.feed.ranks.iter().for_each(|rank| rank.status.set_connected(true));
         self.feed.connected.notify_one();
-        tracing::info!(endpoint = self.feed.events, "subscribed to KV events");
+        tracing::info!(publisher = self.feed.source.name(), "subscribed to KV events");
         self.cursor.connected(&mut self.effects);
         let mut next_probe = Instant::now() + SECOND_LOOK;
         let mut looked_twice = false;
         let mut retry = SECOND_LOOK;
         let mut dead = self.perform().await?;
+        if let Some(first) = first {
+            self.take_live(first);
+            dead |= self.perform().await?;
+        }
+        let mut replaced = None;
         while !dead {
             let wakeup = tokio::select! {
                 // Replays first: live messages wait for them in memory.
                 biased;
                 answer = next_answer(&mut self.replay) => Wakeup::Replayed(answer),
-                event = monitor.next() => match event {
-                    Some(SocketEvent::Disconnected(_) | SocketEvent::Closed) | None => Wakeup::Disconnected,
-                    Some(_) => continue,
+                accepted = self.feed.source.replaced() => Wakeup::Replaced(accepted),
+                message = connection.recv() => match message {
+                    Ok(parts) => Wakeup::Live(parts),
+                    Err(error) => Wakeup::Disconnected(error.to_string()),
                 },
-                message = socket.recv() => message.map_or(Wakeup::Disconnected, Wakeup::Live),
                 () = sleep_until(next_probe) => Wakeup::Idle,
             };
             match wakeup {
-                Wakeup::Live(message) => {
+                Wakeup::Live(parts) => {
                     if looked_twice {
                         next_probe = Instant::now() + self.probe_interval();
                     }
-                    self.take_live(message);
+                    self.take_live(parts);
                 }
                 Wakeup::Replayed(answer) => {
                     if matches!(answer, Answer::Failed(_)) {
@@ -166,29 +178,44 @@ impl Feeding {
                     next_probe = Instant::now() + self.probe_interval();
                     self.cursor.idle(&mut self.effects);
                 }
-                Wakeup::Disconnected => break,
+                Wakeup::Disconnected(why) => {
+                    tracing::warn!(
+                        publisher = self.feed.source.name(),
+                        why,
+                        "connection to the worker's KV events is lost"
+                    );
+                    break;
+                }
+                Wakeup::Replaced(accepted) => {
+                    // Usually the old one is half open: its end did not reach us.
+                    tracing::warn!(
+                        publisher = self.feed.source.name(),
+                        "another connection of the same publisher takes over"
+                    );
+                    self.count("replaced_connection");
+                    replaced = Some(accepted);
+                    break;
+                }
             }
             dead = self.perform().await?;
         }
-        tracing::warn!(
-            endpoint = self.feed.events,
-            "connection to the worker's KV events is lost"
-        );
         self.replay = None;
-        self.feed.status.set_connected(false);
+        self.feed.ranks.iter().for_each(|rank| rank.status.set_connected(false));
         self.cursor.disconnected(&mut self.effects);
-        self.perform().await.map(drop)
+        self.perform().await?;
+        Ok(replaced)
     }
 
-    fn take_live(&mut self, message: ZmqMessage) {
-        let frames = message.into_vec();
-        let parsed = match frames.as_slice() {
-            [_topic, sequence, payload] => sequence.as_ref().try_into().ok().map(|bytes| (bytes, payload.clone())),
+    fn take_live(&mut self, parts: Vec<Part>) {
+        let parsed = match <[Part; 3]>::try_from(parts) {
+            Ok([Part::Bytes(_topic), Part::Bytes(sequence), payload]) => {
+                sequence.as_ref().try_into().ok().map(|bytes| (bytes, payload))
+            }
             _ => None,
         };
         match parsed {
             Some((sequence, payload)) => {
-                let message = self.message(u64::from_be_bytes(sequence), payload);
+                let message = message(u64::from_be_bytes(sequence), payload);
                 self.cursor.live(message, &mut self.effects);
             }
             None => self.effects.push(Effect::Count("bad_frames")),
@@ -198,61 +225,100 @@ impl Feeding {
     fn take_replayed(&mut self, answer: Answer) {
         match answer {
             Answer::Message { sequence, payload } => {
-                let message = self.message(sequence, payload);
-                self.cursor.replayed(message, &mut self.effects);
+                self.cursor.replayed(message(sequence, payload), &mut self.effects);
             }
             Answer::End => {
                 self.replay = None;
-                self.feed.status.metrics().count_replay("complete");
+                self.first_status().metrics().count_replay("complete");
                 self.cursor.replay_ended(true, &mut self.effects);
             }
             Answer::Failed(why) => {
                 self.replay = None;
                 tracing::warn!(endpoint = self.feed.replay, why, "replay failed");
-                self.feed.status.metrics().count_replay("failed");
+                self.first_status().metrics().count_replay("failed");
                 self.cursor.replay_ended(false, &mut self.effects);
             }
-        }
-    }
-
-    fn message(&self, sequence: u64, payload: Bytes) -> Message<Bytes> {
-        // One that is too long is refused when it is decoded; until then it shall not take memory.
-        let content = if payload.len() > MAX_PAYLOAD_BYTES {
-            Bytes::new()
-        } else {
-            payload
-        };
-        Message {
-            sequence,
-            fingerprint: xxh3_64(&content),
-            bytes: content.len(),
-            content,
         }
     }
 
     /// Does what the cursor asked for. True if the connection is to be given up.
     async fn perform(&mut self) -> Result<bool, Stopped> {
         let mut reconnect = false;
-        for effect in self.effects.drain(..) {
-            let status = &self.feed.status;
+        for effect in std::mem::take(&mut self.effects) {
+            let ranks = &self.feed.ranks;
             match effect {
-                Effect::Apply(payload) => apply(&self.feed, &payload).await?,
-                Effect::Clear => send(&self.feed.pool, Input::Clear(self.feed.slot)).await?,
+                Effect::Apply(batch) => self.apply(batch).await?,
+                Effect::Unreadable(error) => {
+                    tracing::warn!(publisher = self.feed.source.name(), %error, "message left out");
+                    self.count(error.label());
+                    for rank in ranks {
+                        rank.status.report_trouble("undecodable: a message could not be read");
+                    }
+                }
+                Effect::Clear => {
+                    for rank in ranks {
+                        self.send(Input::Clear(rank.slot)).await?;
+                    }
+                }
                 Effect::Replay { from } => {
-                    status.metrics().count_replay("asked");
+                    self.first_status().metrics().count_replay("asked");
                     self.replay = self.feed.replay.clone().map(|endpoint| Replay::start(endpoint, from));
                 }
                 Effect::Reconnect => reconnect = true,
-                Effect::Degraded(reason) => status.degrade(reason),
-                Effect::Whole => status.restore(),
-                Effect::Count(what) => status.metrics().count_message(what),
+                Effect::Degraded(reason) => ranks.iter().for_each(|rank| rank.status.degrade(reason)),
+                Effect::Whole => ranks.iter().for_each(|rank| rank.status.restore()),
+                Effect::Count(what) => self.count(what),
             }
         }
-        self.feed.status.set_last_sequence(self.cursor.last_sequence());
+        let sequence = self.cursor.last_sequence();
+        self.feed
+            .ranks
+            .iter()
+            .for_each(|rank| rank.status.set_last_sequence(sequence));
         if self.cursor.is_following() {
             self.ready = None;
         }
         Ok(reconnect)
+    }
+
+    async fn apply(&self, batch: Batch) -> Result<(), Stopped> {
+        let Some(rank) = self.rank_of(&batch) else {
+            self.count("unknown_rank");
+            self.first_status().report_trouble(
+                "unknown_rank: messages name a rank that the worker does not have: is data_parallel_size right?",
+            );
+            return Ok(());
+        };
+        let metrics = rank.status.metrics();
+        metrics.count_message("applied");
+        batch.ignored.iter().for_each(|reason| metrics.count_ignored(reason));
+        self.send(Input::Apply(rank.slot, batch)).await
+    }
+
+    /// Whom a message is about. A publisher of one rank needs not name it, or may know it by another number, as where
+    /// each rank of a larger engine has an endpoint of its own.
+    fn rank_of(&self, batch: &Batch) -> Option<&FeedRank> {
+        match self.feed.ranks.as_slice() {
+            [rank] => Some(rank),
+            ranks => ranks.iter().find(|rank| rank.dp_rank == batch.dp_rank.unwrap_or(0)),
+        }
+    }
+
+    /// What counts for the publisher as a whole is counted for its first rank.
+    fn first_status(&self) -> &RankStatus {
+        &self.feed.ranks[0].status
+    }
+
+    fn count(&self, what: &'static str) {
+        self.first_status().metrics().count_message(what);
+    }
+
+    async fn send(&self, input: Input) -> Result<(), Stopped> {
+        if self.feed.pool.send(input).await {
+            Ok(())
+        } else {
+            Err(Stopped)
+        }
     }
 
     fn probe_interval(&self) -> Duration {
@@ -260,27 +326,43 @@ impl Feeding {
     }
 }
 
-async fn apply(feed: &Feed, payload: &Bytes) -> Result<(), Stopped> {
-    match decode(payload) {
-        Ok(batch) => {
-            feed.status.metrics().count_message("applied");
-            batch
-                .ignored
-                .iter()
-                .for_each(|reason| feed.status.metrics().count_ignored(reason));
-            send(&feed.pool, Input::Apply(feed.slot, batch)).await
+impl Source {
+    /// For logs and the status.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Connect(endpoint) => endpoint,
+            Self::Accept(expected) => expected.name(),
         }
-        Err(error) => {
-            tracing::warn!(endpoint = feed.events, %error, "message left out");
-            feed.status.metrics().count_message("undecodable");
-            feed.status.report_trouble("undecodable: a message could not be read");
-            Ok(())
+    }
+
+    /// The next connection, however long it takes.
+    async fn next(&mut self) -> Accepted {
+        match self {
+            Self::Connect(endpoint) => connect_forever(endpoint).await.into(),
+            Self::Accept(expected) => expected.next().await,
+        }
+    }
+
+    /// One that takes the place of a connection that stands.
+    async fn replaced(&mut self) -> Accepted {
+        match self {
+            Self::Connect(_) => std::future::pending().await,
+            Self::Accept(expected) => expected.next().await,
         }
     }
 }
 
-async fn send(pool: &PoolHandle, input: Input) -> Result<(), Stopped> {
-    if pool.send(input).await { Ok(()) } else { Err(Stopped) }
+fn message(sequence: u64, payload: Part) -> Message<Part> {
+    let (fingerprint, bytes) = match &payload {
+        Part::Bytes(bytes) => (xxh3_64(bytes), bytes.len()),
+        Part::TooLong(length) => (*length, 0),
+    };
+    Message {
+        sequence,
+        fingerprint,
+        bytes,
+        payload,
+    }
 }
 
 async fn next_answer(replay: &mut Option<Replay>) -> Answer {
@@ -290,20 +372,11 @@ async fn next_answer(replay: &mut Option<Replay>) -> Answer {
     }
 }
 
-/// Our own loop and a new socket each time: the library's reconnection backs off to 30 s and does not say when it is
-/// through.
-async fn connect_forever(endpoint: String) -> Subscription {
+async fn connect_forever(endpoint: &str) -> Connection {
     let mut pause = FIRST_PAUSE;
     loop {
-        let mut socket = SubSocket::new();
-        // Before the connection, lest its end be missed.
-        let monitor = socket.monitor();
-        let connected = timeout(CONNECT_TIMEOUT, async {
-            socket.subscribe("").await?;
-            socket.connect(&endpoint).await
-        });
-        match connected.await {
-            Ok(Ok(())) => return Subscription { socket, monitor },
+        match timeout(CONNECT_TIMEOUT, Connection::connect(endpoint, Role::Sub)).await {
+            Ok(Ok(connection)) => return connection,
             Ok(Err(error)) => tracing::debug!(endpoint, %error, "cannot connect"),
             Err(_) => tracing::debug!(endpoint, "connecting takes too long"),
         }

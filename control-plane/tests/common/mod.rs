@@ -111,19 +111,28 @@ impl Engine {
 
     /// Publishes one batch.
     pub(crate) async fn publish(&self, events: impl IntoIterator<Item = Value>) {
-        self.command(events, false).await;
+        self.command(0, events, false).await;
+    }
+
+    /// Publishes one batch of a rank.
+    pub(crate) async fn publish_as(&self, rank: u32, events: impl IntoIterator<Item = Value>) {
+        self.command(rank, events, false).await;
     }
 
     /// A batch that gets lost on the way, but can be replayed.
     pub(crate) async fn lose(&self, events: impl IntoIterator<Item = Value>) {
-        self.command(events, true).await;
+        self.command(0, events, true).await;
     }
 
-    async fn command(&self, events: impl IntoIterator<Item = Value>, silently: bool) {
+    async fn command(&self, rank: u32, events: impl IntoIterator<Item = Value>, silently: bool) {
         // Real batches differ by their time.
         static TIME: AtomicU64 = AtomicU64::new(0);
         let time = TIME.fetch_add(1, Ordering::Relaxed);
-        let batch = Value::Array(vec![time.into(), Value::Array(events.into_iter().collect()), 0.into()]);
+        let batch = Value::Array(vec![
+            time.into(),
+            Value::Array(events.into_iter().collect()),
+            rank.into(),
+        ]);
         let (done, answer) = oneshot::channel();
         self.commands
             .as_ref()
