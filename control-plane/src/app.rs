@@ -21,10 +21,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::admin::metrics::Metrics;
 use crate::admin::readiness::Readiness;
 use crate::admin::{self, Admin, PoolStatus};
-use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, PoolConfig, SyncConfig};
+use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, PoolConfig, StateConfig, SyncConfig};
 use crate::discovery::fixed;
 use crate::discovery::members::Members;
 use crate::discovery::slots::Slots;
+use crate::events::keep::Keeping;
 use crate::events::listen::{self, Publishers};
 use crate::events::zmq::{Feed, FeedRank, Source};
 use crate::fleet::{FleetTask, Member};
@@ -33,6 +34,7 @@ use crate::model::Model;
 use crate::parity::PoolParity;
 use crate::parity::probes::probes;
 use crate::parity::task::{Asker, Questions, end_grace};
+use crate::state::Store;
 use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
 use crate::sync::{SyncServer, SyncService};
@@ -53,6 +55,8 @@ pub struct App {
     pub events: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     servers: JoinSet<anyhow::Result<()>>,
+    /// Of publishers whose state is kept.
+    feeds: JoinSet<()>,
     _background: JoinSet<()>,
 }
 
@@ -67,6 +71,7 @@ impl App {
             gateway,
             events,
             sync,
+            state,
             pools,
         } = config;
         let Listen {
@@ -93,7 +98,11 @@ impl App {
         let mut background = JoinSet::new();
         let mut servers = JoinSet::new();
 
-        let mut running = Pools::default();
+        let keeping = open_state(state, stopped.clone())?;
+        let mut running = Pools {
+            keeping,
+            ..Pools::default()
+        };
         for pool in pools {
             let interval = Duration::from_millis(delta_interval_ms);
             start_pool(
@@ -113,6 +122,8 @@ impl App {
             handles,
             statuses,
             publishers,
+            keeping: _,
+            feeds,
         } = running;
         if let Some(listener) = event_listener {
             background.spawn(listen::serve(listener, publishers, metrics.clone()));
@@ -174,6 +185,7 @@ impl App {
             events: event_address,
             stop,
             servers,
+            feeds,
             _background: background,
         })
     }
@@ -189,6 +201,8 @@ impl App {
             while let Some(ended) = self.servers.join_next().await {
                 ended.context("server task")??;
             }
+            // They end when they have saved what they know.
+            while self.feeds.join_next().await.is_some() {}
             Ok(())
         });
         drained.await.unwrap_or_else(|_| {
@@ -218,6 +232,9 @@ struct Pools {
     statuses: Vec<PoolStatus>,
     /// Who is expected to connect to us.
     publishers: Publishers,
+    keeping: Option<Keeping>,
+    /// Of publishers whose state is kept.
+    feeds: JoinSet<()>,
 }
 
 /// One pool: model, ranks, index task, feeds, questions to its workers.
@@ -320,12 +337,19 @@ async fn start_pool(
                 replay: rank.replay,
                 config: events.clone(),
                 connected,
+                keeping: running.keeping.clone(),
             }),
         }
     }
     for feed in feeds {
         let ready = readiness.hold_back(format!("pool {}: KV events of {}", config.name, feed.source.name()));
-        background.spawn(feed.run(ready));
+        let keeps_state = feed.keeping.is_some() && feed.replay.is_some();
+        let tasks = if keeps_state {
+            &mut running.feeds
+        } else {
+            &mut *background
+        };
+        tasks.spawn(feed.run(ready));
     }
     if let Some(asker) = asker {
         for (endpoint, connected) in connected {
@@ -376,6 +400,20 @@ fn asker(config: &PoolConfig, model: Model, parity: Arc<PoolParity>) -> Asker {
         questions: Arc::new(questions),
         interval: Duration::from_millis(config.parity.interval_ms),
     }
+}
+
+/// Where state is kept, if it is.
+fn open_state(config: StateConfig, stopped: watch::Receiver<bool>) -> anyhow::Result<Option<Keeping>> {
+    let Some(directory) = config.directory else {
+        return Ok(None);
+    };
+    let store = Store::open(&directory)
+        .with_context(|| format!("state.dir: cannot use {}: may it be written to?", directory.display()))?;
+    Ok(Some(Keeping {
+        store,
+        interval: Duration::from_millis(config.interval_ms),
+        stopped,
+    }))
 }
 
 /// Differs between processes, so that no filter takes one's slots or versions for another's.

@@ -16,4 +16,5 @@ pub mod index;
 pub mod inspect;
 pub mod model;
 pub mod parity;
+pub mod state;
 pub mod sync;

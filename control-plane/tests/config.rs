@@ -35,7 +35,7 @@ fn every_key_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
     // The reader lists the known keys of a map when it meets an unknown one.
-    let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\n\
+    let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\nstate: {x: 1}\n\
                 pools: [{x: 1, index: {x: 1}, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}]";
     let lists = mistakes(yaml)
         .into_iter()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use control_plane::events::cursor::{Cursor, Effect, Effects, Message, Payload};
+use control_plane::events::cursor::{Cursor, Effect, Effects, Message, Payload, Standing};
 use proptest::prelude::*;
 
 /// What a message says: (incarnation, number).
@@ -179,6 +179,29 @@ fn a_failed_probe_asks_for_a_new_connection_once() {
     assert_eq!(ended(&mut cursor, false), []);
 }
 
+#[test]
+fn what_was_saved_counts_once_the_publisher_has_shown_that_it_is_the_same() {
+    let standing = following(true, 3).standing().unwrap();
+    let resumed = || {
+        let mut cursor = Cursor::resume(true, standing);
+        assert_eq!(connected(&mut cursor), [Effect::Replay { from: 2 }]);
+        assert_eq!(cursor.standing(), None);
+        cursor
+    };
+    let mut same = resumed();
+    assert_eq!(replayed(&mut same, 1, 2), [Effect::Reveal]);
+    assert_eq!(replayed(&mut same, 1, 3), [Effect::Apply((1, 3))]);
+    assert_eq!(ended(&mut same, true), [Effect::Whole]);
+    let mut other = resumed();
+    assert_eq!(replayed(&mut other, 2, 2), [Effect::Clear, Effect::Replay { from: 0 }]);
+    let mut shorter = resumed();
+    assert_eq!(ended(&mut shorter, true), [Effect::Clear, Effect::Replay { from: 0 }]);
+    let mut silent = resumed();
+    assert_eq!(ended(&mut silent, false)[0], Effect::Clear);
+    let mut gone = Cursor::<Carried>::resume(true, standing);
+    assert_eq!(after(&mut gone, Cursor::grace_over), [Effect::Clear]);
+}
+
 fn live_message(cursor: &mut Cursor<Carried>, message: Message<Carried>) -> Effects<Carried> {
     after(cursor, |cursor, effects| cursor.live(message, effects))
 }
@@ -265,7 +288,13 @@ struct World {
     /// And what it holds for it.
     view: BTreeSet<u64>,
     is_whole: bool,
+    /// What was saved last: where the cursor stood, what was applied, what the index held.
+    saved: Option<Saved>,
+    /// What a new process found saved, until it may be believed.
+    hidden: Option<Saved>,
 }
+
+type Saved = (Standing, Vec<Content>, BTreeSet<u64>);
 
 /// What the engine did when it published this: pseudo-random, of a few blocks.
 fn change(cache: &mut BTreeSet<u64>, (incarnation, sequence): Content) {
@@ -293,6 +322,9 @@ enum Act {
     Reconnect,
     Restart(u8),
     GraceOver,
+    Save,
+    /// The control plane is another process, which has what was saved.
+    NewProcess,
 }
 
 fn an_act() -> impl Strategy<Value = Act> {
@@ -310,6 +342,8 @@ fn an_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Reconnect),
         1 => (0_u8..9).prop_map(Act::Restart),
         1 => Just(Act::GraceOver),
+        3 => Just(Act::Save),
+        1 => Just(Act::NewProcess),
     ]
 }
 
@@ -329,6 +363,8 @@ impl World {
             applied: Vec::new(),
             view: BTreeSet::new(),
             is_whole: false,
+            saved: None,
+            hidden: None,
         };
         world.tell(Cursor::connected);
         world
@@ -338,6 +374,7 @@ impl World {
         for effect in after(&mut self.cursor, act) {
             match effect {
                 Effect::Apply(content) => {
+                    assert_eq!(self.hidden, None, "applied to what is not proven");
                     if let Some(&(incarnation, sequence)) = self.applied.last() {
                         assert_eq!(
                             content,
@@ -348,7 +385,9 @@ impl World {
                     self.applied.push(content);
                     change(&mut self.view, content);
                 }
+                Effect::Reveal => (_, self.applied, self.view) = self.hidden.take().unwrap(),
                 Effect::Clear => {
+                    self.hidden = None;
                     self.applied.clear();
                     self.view.clear();
                 }
@@ -421,12 +460,32 @@ impl World {
                 }
                 self.reconnect();
             }
+            Act::Save => {
+                if let Some(standing) = self.cursor.standing() {
+                    assert_eq!(self.hidden, None, "certain of what is not proven");
+                    self.saved = Some((standing, self.applied.clone(), self.view.clone()));
+                }
+            }
+            Act::NewProcess => self.new_process(),
             Act::GraceOver => {
                 self.disconnect();
                 self.tell(Cursor::grace_over);
                 self.reconnect();
             }
         }
+    }
+
+    fn new_process(&mut self) {
+        self.disconnect();
+        self.applied.clear();
+        self.view.clear();
+        self.is_whole = false;
+        self.hidden = self.saved.clone().filter(|_| self.can_replay);
+        self.cursor = match &self.hidden {
+            Some((standing, ..)) => Cursor::resume(self.can_replay, *standing),
+            None => Cursor::new(self.can_replay),
+        };
+        self.tell(Cursor::connected);
     }
 
     fn publish(&mut self) {

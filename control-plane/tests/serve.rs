@@ -405,3 +405,46 @@ async fn a_pool_without_a_usable_model_still_runs() {
     let because = ready["inexact_pools"][0]["inexact_because"].as_str().unwrap();
     assert!(because.contains("tokenizer.json"), "{because}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_comes_back_warm() {
+    let directory = model_dir("warm");
+    let state = format!("state: {{dir: '{}'}}\n{PATIENT}", directory.join("state").display());
+    let engine = Engine::start().await;
+    let (app, mut filter) = followed("warm", &[&engine], &state).await;
+    engine.publish([store(&prompt(1, 3), 10)]).await;
+    engine.publish([store(&prompt(2, 2), 20)]).await;
+    filter.until("both", |filter| filter.depth(&prompt(2, 2), 0) == 2).await;
+    app.stop().await.unwrap();
+    engine.publish([remove(&[12])]).await;
+    // The message that stored the first blocks cannot be had any more.
+    engine.forget_before(1).await;
+    let (app, mut filter) = followed("warm", &[&engine], &state).await;
+    filter
+        .until("what was saved, and what was missed", |filter| {
+            filter.depth(&prompt(1, 3), 0) == 2 && filter.depth(&prompt(2, 2), 0) == 2
+        })
+        .await;
+    app.stop().await.unwrap();
+
+    let (events, replay) = engine.kill().await;
+    let engine = Engine::start_at(&events, &replay).await;
+    for base in [30, 40, 50, 60] {
+        engine.publish([store(&prompt(3, 1), base)]).await;
+    }
+    let (app, mut filter) = followed("warm", &[&engine], &state).await;
+    filter
+        .until("the new engine's", |filter| filter.depth(&prompt(3, 1), 0) == 1)
+        .await;
+    assert_eq!((filter.depth(&prompt(1, 3), 0), filter.depth(&prompt(2, 2), 0)), (0, 0));
+    app.stop().await.unwrap();
+
+    // A spoilt file costs what it had, and nothing else.
+    for file in std::fs::read_dir(directory.join("state")).unwrap() {
+        std::fs::write(file.unwrap().path(), "spoilt").unwrap();
+    }
+    let (_app, mut filter) = followed("warm", &[&engine], &state).await;
+    filter
+        .until("what can be replayed", |filter| filter.depth(&prompt(3, 1), 0) == 1)
+        .await;
+}

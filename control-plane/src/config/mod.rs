@@ -6,7 +6,7 @@ mod reader;
 pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, WorkerConfig};
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reader::{At, Mistakes, Node};
 use serde_saphyr::NonFiniteFloatPolicy;
@@ -23,6 +23,7 @@ mod defaults {
     pub(super) const DISCONNECT_GRACE_MS: u64 = 5_000;
     pub(super) const PROBE_INTERVAL_MS: u64 = 10_000;
     pub(super) const DELTA_INTERVAL_MS: u64 = 5;
+    pub(super) const STATE_INTERVAL_MS: u64 = 30_000;
     pub(super) const MAX_RANK_BLOCKS: u32 = 4_000_000;
     pub(super) const MAX_POOL_BLOCKS: u32 = 32_000_000;
     pub(super) const MAX_BLOCKS_LIMIT: u32 = 1_000_000_000;
@@ -41,6 +42,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// How changes go out.
     pub sync: SyncConfig,
+    /// What outlives the process.
+    pub state: StateConfig,
     /// At least one.
     pub pools: Vec<PoolConfig>,
 }
@@ -79,6 +82,15 @@ pub struct EventsConfig {
 pub struct SyncConfig {
     /// How long changes are gathered before they go out as one delta.
     pub delta_interval_ms: u64,
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateConfig {
+    /// Where it is kept; `None`: nothing is.
+    pub directory: Option<PathBuf>,
+    /// How often it is saved, besides at a stop.
+    pub interval_ms: u64,
 }
 
 /// Why a configuration cannot be used.
@@ -141,13 +153,14 @@ impl Config {
 }
 
 fn read(root: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Config {
-    let [listen, gateway, events, sync, pools] =
-        root.fields(mistakes, ["listen", "gateway", "events", "sync", "pools"]);
+    let [listen, gateway, events, sync, state, pools] =
+        root.fields(mistakes, ["listen", "gateway", "events", "sync", "state", "pools"]);
     let events = read_events(&events, mistakes);
     Config {
         listen: read_listen(&listen, mistakes),
         gateway: read_gateway(&gateway, mistakes),
         sync: read_sync(&sync, mistakes),
+        state: read_state(&state, directory, mistakes),
         pools: pool::read_pools(&pools, directory, events.listen.is_some(), mistakes),
         events,
     }
@@ -216,5 +229,13 @@ fn read_sync(at: &At<'_>, mistakes: &mut Mistakes) -> SyncConfig {
     let [delta_interval] = at.fields(mistakes, ["delta_interval"]);
     SyncConfig {
         delta_interval_ms: delta_interval.milliseconds(mistakes, 1..=1_000, defaults::DELTA_INTERVAL_MS),
+    }
+}
+
+fn read_state(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> StateConfig {
+    let [dir, interval] = at.fields(mistakes, ["dir", "interval"]);
+    StateConfig {
+        directory: dir.text(mistakes).map(|dir| directory.join(dir)),
+        interval_ms: interval.milliseconds(mistakes, 1_000..=3_600_000, defaults::STATE_INTERVAL_MS),
     }
 }

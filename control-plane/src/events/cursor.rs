@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Bounds on live messages held back while a replay runs. Beyond them a message is dropped, which the next replay
 /// repairs.
 const MAX_HELD_MESSAGES: usize = 20_000;
@@ -54,6 +56,8 @@ pub enum Effect<C, E> {
     Apply(C),
     /// A message says nothing, for this reason.
     Unreadable(E),
+    /// What was saved of the rank is true.
+    Reveal,
     /// Drop all that is known of the rank.
     Clear,
     /// Ask for a replay from this number on; drops a replay that still runs.
@@ -75,6 +79,19 @@ pub enum Effect<C, E> {
 struct Applied {
     sequence: u64,
     fingerprint: u64,
+}
+
+/// Where a cursor stood, for the next process: it goes on from there if the publisher still has that message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Of the last message applied.
+    pub sequence: u64,
+    /// Of the same.
+    pub fingerprint: u64,
+    /// Fingerprint of the incarnation's message 0, if it was seen.
+    pub first: Option<u64>,
+    /// Whether all messages up to there were applied.
+    pub whole: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +135,8 @@ pub struct Cursor<P> {
     holds: bool,
     /// Why not all of the incarnation's messages were applied; `None`: they were.
     lacks: Option<&'static str>,
+    /// What is known was saved by another process and has not been found to be true yet.
+    unproven: bool,
 }
 
 impl<P: Payload> Cursor<P> {
@@ -136,7 +155,38 @@ impl<P: Payload> Cursor<P> {
             suspect: None,
             holds: false,
             lacks: Some("unheard"),
+            unproven: false,
         }
+    }
+
+    /// A cursor that goes on from where another stood. [`Effect::Reveal`] says that the publisher is the one of then; until
+    /// that or [`Effect::Clear`], nothing of what was saved may be believed.
+    pub fn resume(can_replay: bool, standing: Standing) -> Self {
+        let Standing {
+            sequence,
+            fingerprint,
+            first,
+            whole,
+        } = standing;
+        Self {
+            last: Some(Applied { sequence, fingerprint }),
+            first,
+            holds: true,
+            lacks: (!whole).then_some("restored_incomplete"),
+            unproven: true,
+            ..Self::new(can_replay)
+        }
+    }
+
+    /// Where it stands, while that is certain.
+    pub fn standing(&self) -> Option<Standing> {
+        let last = self.last.filter(|_| self.is_following())?;
+        Some(Standing {
+            sequence: last.sequence,
+            fingerprint: last.fingerprint,
+            first: self.first,
+            whole: self.lacks.is_none(),
+        })
     }
 
     /// Whether a subscription stands and no replay runs.
@@ -234,6 +284,9 @@ impl<P: Payload> Cursor<P> {
             Some(last) if message.sequence < last.sequence => {}
             Some(last) if message.sequence == last.sequence && message.fingerprint == last.fingerprint => {
                 self.phase = Phase::Replaying { verified: true, why };
+                if std::mem::take(&mut self.unproven) {
+                    effects.push(Effect::Reveal);
+                }
             }
             // Another message under the number, or a buffer that no longer reaches back to it: what we have cannot be
             // continued.
@@ -346,6 +399,7 @@ impl<P: Payload> Cursor<P> {
     fn forget(&mut self, effects: &mut Effects<P>) {
         self.last = None;
         self.first = None;
+        self.unproven = false;
         self.drop_known(effects);
     }
 

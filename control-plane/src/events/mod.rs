@@ -6,6 +6,7 @@
 pub mod cursor;
 pub mod decode;
 mod extra_keys;
+pub mod keep;
 pub mod listen;
 mod raw;
 pub mod replay;

@@ -1,15 +1,18 @@
 //! One publisher over ZeroMQ: connections in, effects of the [`Cursor`](super::cursor::Cursor) out to the pool's task.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use router_core::Slot;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Batch;
 use super::cursor::{Cursor, Effect, Effects, Message};
+use super::keep::{Keep, Keeping};
 use super::listen::{Accepted, Expected};
 use super::replay::{Answer, Replay};
 use super::zmtp::{Connection, Part, Role};
@@ -43,6 +46,9 @@ pub struct Feed {
     pub config: EventsConfig,
     /// Notified with every new connection: the worker may be another than before.
     pub connected: Arc<Notify>,
+    /// How its state outlives the process, if it shall and can: without a replay, nothing could show that it is still
+    /// true.
+    pub keeping: Option<Keeping>,
 }
 
 /// A rank that a publisher tells of.
@@ -66,28 +72,46 @@ pub enum Source {
 }
 
 impl Feed {
-    /// Follows the publisher until the pool's task ends. `ready` is dropped when it was contacted.
+    /// Follows the publisher until the pool's task ends, or the process if state is kept. `ready` is dropped when it was
+    /// contacted.
     pub async fn run(self, ready: HoldBack) {
+        let Err(Stopped) = self.follow(ready).await;
+    }
+
+    async fn follow(self, ready: HoldBack) -> Result<Infallible, Stopped> {
+        let can_replay = self.replay.is_some();
+        let keep = self.keeping.clone().filter(|_| can_replay);
+        let keep = keep.map(|keeping| {
+            let ranks = self.ranks.iter().map(|rank| (rank.dp_rank, rank.slot));
+            Keep::new(keeping, &self.pool, self.source.name(), ranks)
+        });
+        let standing = match &keep {
+            Some(keep) => keep.restore(&self.pool).await,
+            None => None,
+        };
         let mut feeding = Feeding {
-            cursor: Cursor::new(self.replay.is_some()),
+            cursor: standing.map_or_else(
+                || Cursor::new(can_replay),
+                |standing| Cursor::resume(can_replay, standing),
+            ),
             effects: Vec::new(),
             replay: None,
             ready: Some(ready),
+            keep,
+            saving: None,
+            last_save: Instant::now(),
             feed: self,
         };
-        let mut next = timeout(READY_GRACE, feeding.connect()).await.ok();
+        let mut next = timeout(READY_GRACE, feeding.connect()).await.ok().transpose()?;
         loop {
             let accepted = match next.take() {
                 Some(accepted) => accepted,
                 None => {
                     feeding.ready = None;
-                    feeding.connect().await
+                    feeding.connect().await?
                 }
             };
-            match feeding.follow(accepted).await {
-                Ok(replaced) => next = replaced,
-                Err(Stopped) => return,
-            }
+            next = feeding.follow(accepted).await?;
         }
     }
 }
@@ -99,9 +123,13 @@ struct Feeding {
     replay: Option<Replay>,
     /// Held until the publisher was heard for the first time, or not in time.
     ready: Option<HoldBack>,
+    keep: Option<Keep>,
+    /// State that is being written.
+    saving: Option<JoinHandle<()>>,
+    last_save: Instant,
 }
 
-/// The pool's task has ended.
+/// The pool's task has ended, or the process stops.
 struct Stopped;
 
 /// What woke the loop up.
@@ -111,11 +139,21 @@ enum Wakeup {
     Idle,
     Disconnected(String),
     Replaced(Accepted),
+    Save,
+    Stop,
 }
 
 impl Feeding {
+    async fn connect(&mut self) -> Result<Accepted, Stopped> {
+        let keep = self.keep.clone();
+        tokio::select! {
+            accepted = self.connect_anyhow() => Ok(accepted),
+            () = stopped(keep.as_ref()) => Err(Stopped),
+        }
+    }
+
     /// Waits for a connection, however long it takes. What is known of the ranks is given up when the grace is over.
-    async fn connect(&mut self) -> Accepted {
+    async fn connect_anyhow(&mut self) -> Accepted {
         let grace_ends = Instant::now() + Duration::from_millis(self.feed.config.disconnect_grace_ms);
         tokio::select! {
             accepted = self.feed.source.next() => return accepted,
@@ -148,6 +186,7 @@ impl Feeding {
                 // Replays first: live messages wait for them in memory.
                 biased;
                 answer = next_answer(&mut self.replay) => Wakeup::Replayed(answer),
+                stops = save_due(self.keep.as_ref(), self.last_save) => if stops { Wakeup::Stop } else { Wakeup::Save },
                 accepted = self.feed.source.replaced() => Wakeup::Replaced(accepted),
                 message = connection.recv() => match message {
                     Ok(parts) => Wakeup::Live(parts),
@@ -195,6 +234,13 @@ impl Feeding {
                     self.count("replaced_connection");
                     replaced = Some(accepted);
                     break;
+                }
+                Wakeup::Save => self.save().await,
+                Wakeup::Stop => {
+                    self.saved().await;
+                    self.save().await;
+                    self.saved().await;
+                    return Err(Stopped);
                 }
             }
             dead = self.perform().await?;
@@ -255,6 +301,11 @@ impl Feeding {
                         rank.status.report_trouble("undecodable: a message could not be read");
                     }
                 }
+                Effect::Reveal => {
+                    for rank in ranks {
+                        self.send(Input::Reveal(rank.slot)).await?;
+                    }
+                }
                 Effect::Clear => {
                     for rank in ranks {
                         self.send(Input::Clear(rank.slot)).await?;
@@ -279,6 +330,25 @@ impl Feeding {
             self.ready = None;
         }
         Ok(reconnect)
+    }
+
+    /// Has the state written, unless it is uncertain or the last one is still being written.
+    async fn save(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        self.last_save = Instant::now();
+        if self.saving.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(standing) = self.cursor.standing()
+        {
+            self.saving = Some(keep.save(&self.feed.pool, standing).await);
+        }
+    }
+
+    /// Waits until state is written that is being written.
+    async fn saved(&mut self) {
+        if let Some(saving) = self.saving.take() {
+            // It is never cancelled, and if it panicked, that is in the log.
+            let _ = saving.await;
+        }
     }
 
     async fn apply(&self, batch: Batch) -> Result<(), Stopped> {
@@ -362,6 +432,22 @@ fn message(sequence: u64, payload: Part) -> Message<Part> {
         fingerprint,
         bytes,
         payload,
+    }
+}
+
+/// Waits until the state is to be saved. True if the process stops.
+async fn save_due(keep: Option<&Keep>, last: Instant) -> bool {
+    match keep {
+        Some(keep) => keep.due(last).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the process stops, if that is anything to wait for.
+async fn stopped(keep: Option<&Keep>) {
+    match keep {
+        Some(keep) => keep.stop().await,
+        None => std::future::pending().await,
     }
 }
 

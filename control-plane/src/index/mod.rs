@@ -11,6 +11,7 @@ mod content;
 mod names;
 mod node;
 mod rank;
+mod saved;
 mod seeds;
 mod window;
 
@@ -20,6 +21,7 @@ use router_core::levels::{Level, Levels};
 
 use crate::events::{Content, EngineHash, Event, Stored, Tier};
 use rank::RankIndex;
+pub use saved::{NotBlocks, SavedBlocks};
 pub use window::Grid;
 use window::Window;
 
@@ -124,13 +126,12 @@ impl Index {
     /// after each of them. After [`Event::Cleared`], see [`Index::drain`].
     pub fn apply(&mut self, rank: Slot, event: &Event, changes: &mut Vec<Change>) -> Tally {
         let shape = self.shape;
+        if self.rank_mut(rank).is_draining() {
+            self.drain(rank, usize::MAX, changes);
+        }
+        let room = self.room(rank);
         let others = self.blocks - self.rank_mut(rank).len();
         let index = self.rank_mut(rank);
-        if index.is_draining() {
-            index.drain(usize::MAX, changes);
-        }
-        let limit = shape.max_rank_blocks.min(shape.max_pool_blocks.saturating_sub(others));
-        let room = limit.saturating_sub(index.len());
         let mut tally = match event {
             Event::Stored(stored) if is_copy(stored) => index.copy(&stored.blocks, stored.tier, changes),
             Event::Stored(stored) if !content::fits(stored, shape.layout) => Tally {
@@ -208,6 +209,19 @@ impl Index {
     /// The view as it is: the blocks of every slot.
     pub fn holdings(&self) -> impl Iterator<Item = (Slot, impl Iterator<Item = SequenceHash>)> {
         self.ranks.iter().flat_map(RankIndex::shown)
+    }
+
+    /// How many more blocks a rank may have.
+    fn room(&mut self, rank: Slot) -> usize {
+        let own = self.rank_mut(rank).len();
+        let of_rank = self.shape.max_rank_blocks.saturating_sub(own);
+        of_rank.min(self.shape.max_pool_blocks.saturating_sub(self.blocks))
+    }
+
+    fn replace(&mut self, rank: Slot, by: RankIndex) {
+        let index = self.rank_mut(rank);
+        let before = std::mem::replace(index, by).len();
+        self.blocks = self.blocks - before + self.rank_mut(rank).len();
     }
 
     fn rank(&self, rank: Slot) -> Option<&RankIndex> {

@@ -97,6 +97,16 @@ impl Tiers {
     pub(super) const NONE: Self = Self(0);
     pub(super) const ALL: Self = Self(0b1111);
 
+    /// One bit for each.
+    pub(super) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// A set of at least one.
+    pub(super) fn from_bits(bits: u8) -> Option<Self> {
+        (bits != 0 && bits & !TIERS == 0).then_some(Self(bits))
+    }
+
     /// Whether none is in it.
     pub(super) fn is_empty(self) -> bool {
         self.0 == 0

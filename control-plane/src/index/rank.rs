@@ -18,13 +18,13 @@ use crate::events::{EngineHash, Stored, Tier};
 
 #[derive(Debug)]
 pub(super) struct RankIndex {
-    window: Window,
+    pub(super) window: Window,
     /// [`ROOT`] first.
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     free: Vec<u32>,
     by_hash: HashTable<u32>,
-    names: Names,
-    seeds: Seeds,
+    pub(super) names: Names,
+    pub(super) seeds: Seeds,
     /// Blocks that are reachable, by level.
     reachable: [usize; Level::ALL.len()],
     hasher: DefaultHashBuilder,
@@ -246,7 +246,7 @@ impl RankIndex {
 
     /// Brings the reach of the block at `at` and of all below it up to date. Parents appear before their children and go
     /// after them.
-    fn refresh(&mut self, at: u32, changes: &mut Vec<Change>) {
+    pub(super) fn refresh(&mut self, at: u32, changes: &mut Vec<Change>) {
         let first = changes.len();
         let mut pending = std::mem::take(&mut self.pending);
         pending.push(at);
@@ -282,7 +282,7 @@ impl RankIndex {
         }
     }
 
-    fn add_node(&mut self, hash: SequenceHash, parent: u32, seed: HashSeed) -> u32 {
+    pub(super) fn add_node(&mut self, hash: SequenceHash, parent: u32, seed: HashSeed) -> u32 {
         let above = self.nodes[parent as usize];
         let seed = match parent {
             ROOT => self.seeds.acquire(seed),
@@ -337,7 +337,7 @@ impl RankIndex {
         }
     }
 
-    fn find(&self, hash: SequenceHash) -> Option<u32> {
+    pub(super) fn find(&self, hash: SequenceHash) -> Option<u32> {
         let key = self.hasher.hash_one(hash);
         self.by_hash
             .find(key, |&at| self.nodes[at as usize].hash == hash)

@@ -300,6 +300,35 @@ proptest! {
                 prop_assert_eq!(index.reachable(Slot(*rank), Level::Disk), naive.reachable(Tier::External).len());
             }
         }
+        let mut restored = Index::new(Shape { levels, grid, ..Shape::plain(layout()) });
+        let mut revealed = PrefixView::new();
+        for (&rank, naive) in &naive {
+            let saved = index.save(Slot(rank));
+prop_assert!(saved.is_some() || naive.cleared);
+            let Some(saved) = saved else { continue };
+            prop_assert_eq!(restored.restore(Slot(rank), &saved), Ok(()));
+            prop_assert_eq!(restored.save(Slot(rank)), None);
+            let before = found_view(&restored);
+            let mut changes = Vec::new();
+            restored.reveal(Slot(rank), &mut changes);
+            for change in changes {
+                prop_assert!(change.stored && revealed.insert(change.slot, change.hash));
+                let parent = parents.get(&change.hash);
+                prop_assert!(parent.is_none_or(|parent| revealed.holds(change.slot, *parent)));
+            }
+            let (was, is) = (found_view(&index), found_view(&restored));
+            for level in Level::ALL {
+                let Some(slot) = levels.slot(levels.first_slot(rank), level) else { continue };
+                prop_assert_eq!(before.get(&slot), None);
+                prop_assert_eq!(is.get(&slot), was.get(&slot));
+            }
+            let all = |index: &Index| {
+                let mut rows = index.blocks(Slot(rank), 0, u32::MAX).0;
+                rows.sort_unstable();
+                rows
+            };
+            prop_assert_eq!(all(&restored), all(&index));
+        }
         for (&rank, naive) in naive.iter().filter(|(_, naive)| !naive.cleared) {
             let first = levels.first_slot(rank);
             let slots: Vec<_> = Level::ALL.iter().filter_map(|level| levels.slot(first, *level)).collect();
@@ -535,4 +564,44 @@ fn a_rank_of_millions_is_taken_out_piece_by_piece() {
     }
     assert_eq!(pieces, [(3_000, 7_000), (3_000, 4_000), (3_000, 1_000), (1_000, 0)]);
     assert!(index.is_empty());
+}
+
+#[test]
+fn saved_blocks_that_contradict_themselves_are_refused() {
+    let shape = Shape {
+        max_rank_blocks: 3,
+        ..Shape::plain(layout())
+    };
+    let mut index = Index::new(shape);
+    let mut changes = Vec::new();
+    index.apply(Slot(0), &stored(None, &[1, 2, 3], &[1, 2, 3, 4, 5, 6]), &mut changes);
+    let good = serde_json::to_value(index.save(Slot(0))).unwrap();
+    let cases = [
+        (
+            "/blocks/1/0",
+            good["blocks"][0][0].clone(),
+            NotBlocks::Contradiction("a block twice"),
+        ),
+        ("/blocks/1/1", 2.into(), NotBlocks::Contradiction("no such parent")),
+        ("/blocks/1/2", 1.into(), NotBlocks::Contradiction("no such seed")),
+        ("/names/2/0", 3.into(), NotBlocks::Contradiction("no such block")),
+        ("/names/2/0", u32::MAX.into(), NotBlocks::Contradiction("no such block")),
+        (
+            "/names/2/0",
+            0.into(),
+            NotBlocks::Contradiction("a block that nobody holds"),
+        ),
+        ("/names/2/1", 1.into(), NotBlocks::Contradiction("a name twice")),
+        ("/names/2/2", 0.into(), NotBlocks::Contradiction("no such tier")),
+        ("/names/2/2", 16.into(), NotBlocks::Contradiction("no such tier")),
+        ("/names", vec![vec![0, 7, 1]; 4].into(), NotBlocks::TooMany),
+    ];
+    for (place, value, expected) in cases {
+        let mut bad = good.clone();
+        *bad.pointer_mut(place).unwrap() = value;
+        let bad: SavedBlocks = serde_json::from_value(bad).unwrap();
+        let mut index = Index::new(shape);
+        assert_eq!(index.restore(Slot(0), &bad), Err(expected), "{place}");
+        assert!(index.is_empty());
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proto::MAX_HASHES_PER_MESSAGE;
 use proto::view::PoolUpdate;
 use router_core::Slot;
-use router_core::hash::SequenceHash;
+use router_core::hash::{BlockLayout, SequenceHash};
 use router_core::levels::Level;
 use router_core::replica::{Position, Run, Update};
 use router_core::view::{Depths, PrefixView};
@@ -21,7 +21,7 @@ use super::publisher::Publisher;
 use crate::admin::metrics::{Metrics, PoolMetrics};
 use crate::admin::status::RankStatus;
 use crate::events::{Batch, Event};
-use crate::index::{Block, Change, Index, Shape, Tally};
+use crate::index::{Block, Change, Index, NotBlocks, SavedBlocks, Shape, Tally};
 
 /// Changes that go out at once, without waiting for the interval to end.
 const MAX_PENDING_CHANGES: usize = 20_000;
@@ -46,6 +46,12 @@ pub enum Input {
     Apply(Slot, Batch),
     /// Nothing is known of a rank any more.
     Clear(Slot),
+    /// What ranks hold, in their order; `None` while that is not certain.
+    Save(Vec<Slot>, oneshot::Sender<Option<Vec<SavedBlocks>>>),
+    /// Ranks hold this, but it is not shown until [`Input::Reveal`]. All of them or none.
+    Restore(Vec<(Slot, SavedBlocks)>, oneshot::Sender<Result<(), NotBlocks>>),
+    /// What a rank was restored to is true.
+    Reveal(Slot),
     /// A subscriber wants to follow, from here if that is possible.
     Subscribe(Option<Position>, oneshot::Sender<Start>),
     /// Leading blocks that each rank holds.
@@ -137,6 +143,8 @@ impl Snapshot {
 pub struct PoolHandle {
     /// The pool's name.
     pub name: Arc<str>,
+    /// How its workers cut prompts into blocks.
+    pub layout: BlockLayout,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -223,7 +231,12 @@ impl PoolTask {
             ranks: HashMap::new(),
             metrics: metrics.pool(&name),
         };
-        (task, PoolHandle { name, inputs: sender })
+        let handle = PoolHandle {
+            name,
+            layout: shape.layout,
+            inputs: sender,
+        };
+        (task, handle)
     }
 
     /// Runs until every handle is gone.
@@ -270,6 +283,16 @@ impl PoolTask {
             }
             Input::Apply(slot, batch) => self.apply(slot, batch.events),
             Input::Clear(slot) => self.apply(slot, vec![Event::Cleared]),
+            Input::Save(slots, reply) => {
+                let _ = reply.send(slots.iter().map(|&slot| self.index.save(slot)).collect());
+            }
+            Input::Restore(saved, reply) => {
+                let _ = reply.send(self.restore(&saved));
+            }
+            Input::Reveal(slot) => {
+                self.index.reveal(slot, &mut self.pending);
+                self.show_blocks(slot);
+            }
             Input::Subscribe(from, reply) => {
                 self.flush();
                 // Whoever asked may have gone away.
@@ -330,6 +353,18 @@ impl PoolTask {
                 .for_each(|events| self.apply(slot, events));
         }
         self.show_blocks(slot);
+    }
+
+    fn restore(&mut self, saved: &[(Slot, SavedBlocks)]) -> Result<(), NotBlocks> {
+        let restored = saved
+            .iter()
+            .try_for_each(|(slot, saved)| self.index.restore(*slot, saved));
+        if restored.is_err() {
+            saved
+                .iter()
+                .for_each(|(slot, _)| self.apply(*slot, vec![Event::Cleared]));
+        }
+        restored
     }
 
     fn show_blocks(&self, slot: Slot) {

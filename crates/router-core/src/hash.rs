@@ -40,6 +40,11 @@ impl HashSeed {
         Self(BASE_SEED.wrapping_add(lora).wrapping_add(namespace))
     }
 
+    /// A seed that was taken apart by [`HashSeed::value`].
+    pub fn from_value(value: u64) -> Self {
+        Self(value)
+    }
+
     /// The seed as xxh3 takes it.
     pub fn value(self) -> u64 {
         self.0
