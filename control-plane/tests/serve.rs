@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use control_plane::app::App;
+use rmpv::Value;
 use router_core::hash::SequenceHash;
+use router_core::levels::Levels;
 use serde_json::json;
 
 const IMPATIENT: &str = "events: {disconnect_grace: 100ms, probe_interval: 100ms}\n";
@@ -272,7 +274,7 @@ async fn poison_costs_its_message_and_what_it_may_have_removed() {
     let engine = Engine::start().await;
     let (app, mut filter) = followed("poison", &[&engine], PATIENT).await;
     engine.publish([store(&prompt(1, 3), 10)]).await;
-    engine.publish([rmpv::Value::from("no event")]).await;
+    engine.publish([Value::from("no event")]).await;
     engine.publish([store_sized(&prompt(2, 2), 20, BLOCK_SIZE * 2)]).await;
     engine.publish([store(&prompt(3, 3), 30)]).await;
     filter
@@ -447,4 +449,42 @@ async fn a_control_plane_comes_back_warm() {
     filter
         .until("what can be replayed", |filter| filter.depth(&prompt(3, 1), 0) == 1)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_keeps_is_told_apart() {
+    let engine = Engine::start().await;
+    let mut config = config(&model_dir("tiers"), &[&engine], "");
+    config.pools[0].index.tiers = Levels {
+        host: true,
+        disk: false,
+    };
+    let app = App::start(config).await.unwrap();
+    let mut filter = Filter::connect(&app).await;
+    engine.publish([store(&prompt(1, 4), 10)]).await;
+    // As vLLM's offloading says it: names only.
+    let copied = Value::Map(vec![
+        ("type".into(), "BlockStored".into()),
+        ("block_hashes".into(), Value::Array(vec![12.into(), 13.into()])),
+        ("block_size".into(), BLOCK_SIZE.into()),
+        ("token_ids".into(), Value::Array(Vec::new())),
+        ("medium".into(), "CPU".into()),
+    ]);
+    engine.publish([copied, remove(&[12, 13])]).await;
+    filter
+        .until("two on the device, all with the host", |filter| {
+            (filter.depth(&prompt(1, 4), 0), filter.depth(&prompt(1, 4), 1)) == (2, 4)
+        })
+        .await;
+    let pool = &filter.fleet.pools[0];
+    assert!(pool.levels.host && !pool.levels.disk);
+    let (_, overlap) = post(
+        &app,
+        "/v1/overlap",
+        &json!({"model": "tiny", "token_ids": prompt(1, 4)}),
+    )
+    .await;
+    let one = json!({"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 4, "device": 2, "host": 2, "disk": 0});
+    let overlap: serde_json::Value = serde_json::from_str(&overlap).unwrap();
+    assert_eq!(overlap["overlap"], json!([one]));
 }
