@@ -456,18 +456,22 @@ impl Filter {
 
 /// Status and body of a GET on the admin port.
 pub(crate) async fn get(app: &App, path: &str) -> (u16, String) {
-    ask(app, hyper::Method::GET, path, String::new()).await
+    ask(app.admin, hyper::Method::GET, path, String::new()).await
 }
 
 pub(crate) async fn post(app: &App, path: &str, body: &serde_json::Value) -> (u16, String) {
-    ask(app, hyper::Method::POST, path, body.to_string()).await
+    post_to(app.admin, path, body).await
 }
 
-async fn ask(app: &App, method: hyper::Method, path: &str, body: String) -> (u16, String) {
+pub(crate) async fn post_to(address: SocketAddr, path: &str, body: &serde_json::Value) -> (u16, String) {
+    ask(address, hyper::Method::POST, path, body.to_string()).await
+}
+
+async fn ask(address: SocketAddr, method: hyper::Method, path: &str, body: String) -> (u16, String) {
     let client = HttpClient::builder(TokioExecutor::new()).build_http();
     let request = hyper::Request::builder()
         .method(method)
-        .uri(format!("http://{}{path}", app.admin))
+        .uri(format!("http://{address}{path}"))
         .header("content-type", "application/json")
         .body(http_body_util::Full::new(Bytes::from(body)));
     let response = client.request(request.unwrap()).await.unwrap();
