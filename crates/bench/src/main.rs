@@ -1,8 +1,10 @@
 //! The demo workload and the benchmarks. `scripts/demo` and `scripts/bench` build what is needed and call this.
 
+mod cpu;
 mod decisions;
 mod demo;
 mod e2e;
+mod index;
 mod percentile;
 mod prose;
 mod ready;
@@ -31,6 +33,8 @@ enum Command {
     E2e(e2e::Args),
     /// Tokenizers in Envoy's VM: speed, load time, memory; one JSON line per model and kind of text.
     Tokenizer(tokenizer::Args),
+    /// KV events to index to the filters' views: speed, memory, freshness; one JSON line per case.
+    Index(index::Args),
 }
 
 #[tokio::main]
@@ -65,6 +69,7 @@ async fn run(command: Command) -> Result<Option<Testbed>> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::E2e(args) => e2e::run(args).await.map(|()| None),
+        Command::Index(args) => index::run(args).await.map(|()| None),
         Command::Tokenizer(args) => tokenizer::run(args).await.map(|()| None),
     }
 }

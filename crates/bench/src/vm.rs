@@ -19,6 +19,14 @@ pub(crate) struct Vm {
 pub(crate) struct Done {
     ns: u64,
     memory: u64,
+    /// Entries of the view, for `/apply`.
+    #[serde(default)]
+    pub(crate) entries: u64,
+}
+
+#[derive(Deserialize)]
+struct Times {
+    ns: Vec<u64>,
 }
 
 impl Done {
@@ -43,6 +51,12 @@ impl Vm {
 
     pub(crate) async fn run(&self, job: &str, body: impl Into<Bytes>) -> Result<Done> {
         self.job(job, body.into()).await
+    }
+
+    /// How long each decision took.
+    pub(crate) async fn decide(&self, queries: impl Into<Bytes>) -> Result<Vec<Duration>> {
+        let Times { ns } = self.job("decide", queries.into()).await?;
+        Ok(ns.into_iter().map(Duration::from_nanos).collect())
     }
 
     async fn job<T: DeserializeOwned>(&self, job: &str, body: Bytes) -> Result<T> {

@@ -36,6 +36,8 @@ pub struct EnvoyOptions {
     pub plugin: Map<String, Value>,
     /// Another module in the filter's place, as `target/wasm32-wasip1/filter/<name>.wasm`.
     pub module: Option<&'static str>,
+    /// Where it looks for the control plane, if not where that is.
+    pub sync: Option<String>,
 }
 
 impl EnvoyOptions {
@@ -46,6 +48,7 @@ impl EnvoyOptions {
             concurrency: 1,
             plugin: Map::new(),
             module: None,
+            sync: None,
         }
     }
 
@@ -61,6 +64,13 @@ impl EnvoyOptions {
     #[must_use]
     pub fn concurrency(mut self, threads: u32) -> Self {
         self.concurrency = threads;
+        self
+    }
+
+    /// Looks for the control plane at another address.
+    #[must_use]
+    pub fn sync(mut self, address: &str) -> Self {
+        self.sync = Some(address.to_owned());
         self
     }
 
@@ -94,6 +104,7 @@ impl Envoy {
         if options.mode == Mode::Warmpath {
             artefacts::module(options.module)?;
         }
+        let sync = options.sync.as_deref().unwrap_or(sync);
         let config = manifest::envoy(&options, engines, sync, EnvoyPorts::default())?;
         let (process, admin_file) = launch(name, &options, &config, run_dir)?;
         let client = Client::new();

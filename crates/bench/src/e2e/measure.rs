@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::case::{CONNECTIONS, Case, Load, Novelty};
-use super::cpu::cpu_time;
 use super::prompts::Prompts;
+use crate::cpu::cpu_time;
 use crate::percentile::{Sorted, rounded};
 
 /// How long each Envoy is kept busy before a size is measured: V8 compiles a module's busy functions anew, for speed, when

@@ -5,7 +5,6 @@
 //! on the machine happens to all three; `added_*` is Warmpath minus the plain route.
 
 mod case;
-mod cpu;
 mod machine;
 mod measure;
 mod prompts;
