@@ -40,7 +40,7 @@ impl Flight {
         let saved = pool.weights.cached_tokens(overlap, pool.layout.block_size.get());
         let prefill = routed.input_tokens.saturating_sub(saved);
         let account = state.load.of(&routed.pool, candidate)?;
-        let (booking, delta) = state.router.book(&routed.pool, candidate, prefill, routed.blocks)?;
+        let (booking, delta) = state.router.book(&routed.pool, candidate, prefill, &routed.blocks)?;
         state.load.add(&account, delta);
         let held = routed
             .decision

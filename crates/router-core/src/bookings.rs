@@ -5,10 +5,8 @@
 
 use crate::Slot;
 use crate::hash::SequenceHash;
-use crate::view::{Depths, PrefixView};
-use alloc::vec::Vec;
-use core::hash::{BuildHasherDefault, Hasher};
-use hashbrown::HashMap;
+use crate::uses::{RunId, Uses};
+use crate::view::Depths;
 
 /// A worker as bookings know it: unlike a [`Slot`], it keeps its meaning when fleets and epochs change, for as
 /// long as a request is booked on it.
@@ -31,7 +29,8 @@ pub struct LoadDelta {
 pub struct Booking {
     seat: Seat,
     phase: Phase,
-    blocks: Vec<SequenceHash>,
+    /// Where its blocks end.
+    last: Option<RunId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,28 +50,14 @@ impl Booking {
 /// Blocks of all requests in flight, each counted once per worker.
 #[derive(Debug, Default)]
 pub struct Bookings {
-    uses: HashMap<(Seat, SequenceHash), u32, BuildHasherDefault<AlreadyHashed>>,
-    /// The same blocks as a view: every booking holds a whole prefix, so holdings are prefix-closed here too.
-    active: PrefixView,
+    uses: Uses,
 }
 
 impl Bookings {
-    /// Books a request of `prefill_tokens` uncached tokens with these blocks on `seat`.
-    pub fn book(&mut self, seat: Seat, prefill_tokens: u64, blocks: Vec<SequenceHash>) -> (Booking, LoadDelta) {
-        let added = blocks.iter().filter(|&&hash| self.take(seat, hash)).count();
-        let delta = LoadDelta {
-            prefill_tokens: signed(prefill_tokens),
-            decode_blocks: signed(added as u64),
-            requests: 1,
-        };
-        (
-            Booking {
-                seat,
-                phase: Phase::Prefill { tokens: prefill_tokens },
-                blocks,
-            },
-            delta,
-        )
+    /// Books a request of `prefill_tokens` uncached tokens with these blocks, from the root on, on `seat`.
+    pub fn book(&mut self, seat: Seat, prefill_tokens: u64, blocks: &[SequenceHash]) -> (Booking, LoadDelta) {
+        let (last, added) = self.uses.add(seat, blocks);
+        booked(seat, prefill_tokens, last, added)
     }
 
     /// The first token is there.
@@ -94,10 +79,7 @@ impl Bookings {
         }
         let prefill = self.prefill_done(booking);
         booking.phase = Phase::Freed;
-        let seat = booking.seat;
-        // Children before parents, so that the active view stays prefix-closed all the while.
-        let blocks = core::mem::take(&mut booking.blocks);
-        let dropped = blocks.iter().rev().filter(|&&hash| self.give_back(seat, hash)).count();
+        let dropped = self.uses.remove(booking.seat, booking.last.take());
         LoadDelta {
             decode_blocks: signed(dropped as u64).saturating_neg(),
             requests: -1,
@@ -111,10 +93,12 @@ impl Bookings {
         if booking.seat == seat || booking.phase == Phase::Freed {
             return Default::default();
         }
-        let blocks = booking.blocks.clone();
         let was_decoding = booking.phase == Phase::Decode;
+        // First there, then away: in between nobody might use the blocks, and they would be forgotten.
+        let last = booking.last;
+        let added = self.uses.add_again(seat, last);
         let left = self.free(booking);
-        let (mut moved, mut entered) = self.book(seat, prefill_tokens, blocks);
+        let (mut moved, mut entered) = booked(seat, prefill_tokens, last, added);
         if was_decoding {
             let done = self.prefill_done(&mut moved);
             entered.prefill_tokens = entered.prefill_tokens.saturating_add(done.prefill_tokens);
@@ -125,38 +109,27 @@ impl Bookings {
 
     /// How many leading blocks of a prompt each worker is working with right now; index by [`Seat::as_slot`].
     pub fn active_depths(&self, prompt: &[SequenceHash]) -> Depths {
-        self.active.depths(prompt)
-    }
-
-    /// Distinct (worker, block) pairs in use.
-    pub fn len(&self) -> usize {
-        self.uses.len()
+        self.uses.depths(prompt)
     }
 
     /// Whether nothing is in flight that has blocks.
     pub fn is_empty(&self) -> bool {
         self.uses.is_empty()
     }
+}
 
-    /// True if nobody on `seat` used it before.
-    fn take(&mut self, seat: Seat, hash: SequenceHash) -> bool {
-        let uses = self.uses.entry((seat, hash)).or_insert(0);
-        *uses = uses.saturating_add(1);
-        *uses == 1 && self.active.insert(seat.as_slot(), hash)
-    }
-
-    /// True if nobody on `seat` uses it any more.
-    fn give_back(&mut self, seat: Seat, hash: SequenceHash) -> bool {
-        let Some(uses) = self.uses.get_mut(&(seat, hash)) else {
-            return false;
-        };
-        *uses = uses.saturating_sub(1);
-        if *uses > 0 {
-            return false;
-        }
-        self.uses.remove(&(seat, hash));
-        self.active.remove(seat.as_slot(), hash)
-    }
+fn booked(seat: Seat, prefill_tokens: u64, last: Option<RunId>, added: usize) -> (Booking, LoadDelta) {
+    let booking = Booking {
+        seat,
+        phase: Phase::Prefill { tokens: prefill_tokens },
+        last,
+    };
+    let delta = LoadDelta {
+        prefill_tokens: signed(prefill_tokens),
+        decode_blocks: signed(added as u64),
+        requests: 1,
+    };
+    (booking, delta)
 }
 
 impl Seat {
@@ -168,26 +141,4 @@ impl Seat {
 
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Keys are xxh3 values already; what is left is to mix the seat in.
-#[derive(Debug, Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
-    }
-
-    fn write_u16(&mut self, number: u16) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(29) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
 }

@@ -35,6 +35,7 @@ pub mod levels;
 pub mod pick;
 pub mod replica;
 pub mod router;
+mod uses;
 pub mod view;
 mod worker_sets;
 

@@ -270,7 +270,7 @@ impl Router {
         pool: &str,
         candidate: usize,
         prefill_tokens: u64,
-        blocks: Vec<SequenceHash>,
+        blocks: &[SequenceHash],
     ) -> Option<(Booking, LoadDelta)> {
         let seat = *self.state(pool)?.seats.get(candidate)?;
         let owner = self.seats.get_mut(usize::from(seat.0))?;

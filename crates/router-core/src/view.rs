@@ -34,7 +34,7 @@ impl Depths {
         self.by_slot.get(slot.index()).copied().unwrap_or(0)
     }
 
-    fn set(&mut self, slot: Slot, depth: usize) {
+    pub(crate) fn set(&mut self, slot: Slot, depth: usize) {
         if self.by_slot.len() <= slot.index() {
             self.by_slot.resize(slot.index().saturating_add(1), 0);
         }

@@ -7,25 +7,29 @@ use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Book {
-        seat: u16,
-        family: u64,
-        blocks: usize,
-        tokens: u64,
-    },
+    Book { seat: u16, path: Vec<u8>, tokens: u64 },
     PrefillDone(usize),
     Free(usize),
     Relocate(usize, u16),
 }
 
+/// Prompts part from one another at every depth.
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(prop_oneof![4 => Just(1_u8), 1 => Just(2)], 0..12)
+}
+
+/// A block for each step, which stands for all steps up to it.
+fn blocks(path: &[u8]) -> Vec<SequenceHash> {
+    let hashes = path.iter().scan(0_u64, |hash, step| {
+        *hash = *hash * 3 + u64::from(*step);
+        Some(SequenceHash(*hash))
+    });
+    hashes.collect()
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0_u16..3, 0_u64..3, 0_usize..20, 0_u64..500).prop_map(|(seat, family, blocks, tokens)| Step::Book {
-            seat,
-            family,
-            blocks,
-            tokens
-        }),
+        (0_u16..3, path(), 0_u64..500).prop_map(|(seat, path, tokens)| Step::Book { seat, path, tokens }),
         (0_usize..30).prop_map(Step::PrefillDone),
         (0_usize..30).prop_map(Step::Free),
         (0_usize..30, 0_u16..3).prop_map(|(place, seat)| Step::Relocate(place, seat)),
@@ -50,6 +54,13 @@ fn expected(naive: &[Naive], seat: u16) -> LoadDelta {
     }
 }
 
+/// How many leading blocks of a prompt a seat works with.
+fn depth(naive: &[Naive], seat: u16, prompt: &[SequenceHash]) -> u32 {
+    let here = naive.iter().filter(|one| one.in_flight && one.seat == seat);
+    let common = here.map(|one| one.blocks.iter().zip(prompt).take_while(|(a, b)| a == b).count());
+    common.max().unwrap_or(0) as u32
+}
+
 fn add(to: &mut LoadDelta, delta: LoadDelta) {
     to.prefill_tokens += delta.prefill_tokens;
     to.decode_blocks += delta.decode_blocks;
@@ -58,16 +69,17 @@ fn add(to: &mut LoadDelta, delta: LoadDelta) {
 
 proptest! {
     #[test]
-    fn deltas_add_up_to_what_is_in_flight(steps in prop::collection::vec(step(), 0..60)) {
+    fn deltas_add_up_to_what_is_in_flight(steps in prop::collection::vec(step(), 0..60), asked in path()) {
+        let asked = blocks(&asked);
         let mut bookings = Bookings::default();
         let mut booked: Vec<Booking> = Vec::new();
         let mut naive: Vec<Naive> = Vec::new();
         let mut loads = [LoadDelta::default(); 3];
         for step in steps {
             match step {
-                Step::Book { seat, family, blocks, tokens } => {
-                    let blocks: Vec<_> = (0..blocks as u64).map(|n| SequenceHash(family * 1000 + n + 1)).collect();
-                    let (booking, delta) = bookings.book(Seat(seat), tokens, blocks.clone());
+                Step::Book { seat, path, tokens } => {
+                    let blocks = blocks(&path);
+                    let (booking, delta) = bookings.book(Seat(seat), tokens, &blocks);
                     add(&mut loads[usize::from(seat)], delta);
                     booked.push(booking);
                     naive.push(Naive { seat, blocks, prefill_tokens: tokens as i64, in_flight: true });
@@ -99,6 +111,8 @@ proptest! {
                 let (got, want) = (loads[usize::from(seat)], expected(&naive, seat));
                 prop_assert_eq!(got.decode_blocks, want.decode_blocks);
                 prop_assert_eq!(got.requests, want.requests);
+                let depths = bookings.active_depths(&asked);
+                prop_assert_eq!(depths.of(Seat(seat).as_slot()), depth(&naive, seat, &asked));
             }
         }
         for (booking, one) in booked.iter_mut().zip(&naive) {
@@ -109,11 +123,34 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Hashes that collide, as a client might make them, confuse who shares what, but nothing stays booked.
+    #[test]
+    fn colliding_hashes_leave_nothing_behind(prompts in prop::collection::vec((0_u16..3, prop::collection::vec(0_u64..4, 0..8)), 0..20)) {
+        let mut bookings = Bookings::default();
+        let mut sum = LoadDelta::default();
+        let mut booked = Vec::new();
+        for (number, (seat, prompt)) in prompts.iter().enumerate() {
+            let blocks: Vec<_> = prompt.iter().copied().map(SequenceHash).collect();
+            let (booking, delta) = bookings.book(Seat(*seat), 1, &blocks);
+            add(&mut sum, delta);
+            booked.push(booking);
+            if number % 3 == 0 {
+                add(&mut sum, bookings.free(&mut booked.remove(0)));
+            }
+            bookings.active_depths(&blocks);
+        }
+        booked.iter_mut().for_each(|booking| add(&mut sum, bookings.free(booking)));
+        prop_assert_eq!(sum, LoadDelta::default());
+        prop_assert!(bookings.is_empty());
+    }
+}
+
 #[test]
 fn every_transition_happens_once() {
     let mut bookings = Bookings::default();
-    let blocks = vec![SequenceHash(1), SequenceHash(2)];
-    let (mut booking, booked) = bookings.book(Seat(5), 100, blocks);
+    let blocks = [SequenceHash(1), SequenceHash(2)];
+    let (mut booking, booked) = bookings.book(Seat(5), 100, &blocks);
     assert_eq!(
         booked,
         LoadDelta {
@@ -141,7 +178,7 @@ fn every_transition_happens_once() {
 #[test]
 fn a_request_that_ends_before_its_first_token_gives_its_prefill_back() {
     let mut bookings = Bookings::default();
-    let (mut booking, _) = bookings.book(Seat(0), 64, vec![SequenceHash(9)]);
+    let (mut booking, _) = bookings.book(Seat(0), 64, &[SequenceHash(9)]);
     let freed = LoadDelta {
         prefill_tokens: -64,
         decode_blocks: -1,
@@ -154,9 +191,9 @@ fn a_request_that_ends_before_its_first_token_gives_its_prefill_back() {
 fn shared_prefixes_count_once() {
     let mut bookings = Bookings::default();
     let prefix = [SequenceHash(1), SequenceHash(2)];
-    let (_first, _) = bookings.book(Seat(0), 32, prefix.to_vec());
-    let longer = vec![SequenceHash(1), SequenceHash(2), SequenceHash(3)];
-    let (_second, delta) = bookings.book(Seat(0), 16, longer.clone());
+    let (_first, _) = bookings.book(Seat(0), 32, &prefix);
+    let longer = [SequenceHash(1), SequenceHash(2), SequenceHash(3)];
+    let (_second, delta) = bookings.book(Seat(0), 16, &longer);
     assert_eq!(delta.decode_blocks, 1);
     let depths = bookings.active_depths(&longer);
     assert_eq!((depths.of(Seat(0).as_slot()), depths.of(Seat(1).as_slot())), (3, 0));

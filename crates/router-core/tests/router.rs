@@ -129,7 +129,7 @@ fn load_outweighs_overlap_when_it_is_larger() {
 #[test]
 fn own_requests_in_flight_make_shared_blocks_cheap_and_foreign_ones_dear() {
     let mut router = synced(&[]);
-    let (mut booking, delta) = router.book("qwen", 1, 0, hashes(0..10)).unwrap();
+    let (mut booking, delta) = router.book("qwen", 1, 0, &hashes(0..10)).unwrap();
     assert_eq!(
         delta,
         LoadDelta {
@@ -287,11 +287,11 @@ fn a_new_epoch_takes_over_with_its_snapshot() {
 #[test]
 fn a_booking_survives_a_fleet_change_and_its_seat_is_not_given_away() {
     let mut router = synced(&[]);
-    let (mut on_gone, _) = router.book("qwen", 0, 5, hashes(0..3)).unwrap();
+    let (mut on_gone, _) = router.book("qwen", 0, 5, &hashes(0..3)).unwrap();
     let mut moved_in = pool(1, 3);
     moved_in.candidates[0].endpoint = "10.9.9.9:8000".into();
     router.set_fleet(fleet(moved_in));
-    let (mut on_new, booked) = router.book("qwen", 0, 5, hashes(0..3)).unwrap();
+    let (mut on_new, booked) = router.book("qwen", 0, 5, &hashes(0..3)).unwrap();
     assert_ne!(on_gone.seat(), on_new.seat());
     assert_eq!(booked.decode_blocks, 3);
     assert_eq!(
@@ -314,14 +314,14 @@ fn a_booking_survives_a_fleet_change_and_its_seat_is_not_given_away() {
     let mut another = pool(1, 3);
     another.candidates[0].endpoint = "10.8.8.8:8000".into();
     router.set_fleet(fleet(another));
-    let (reused, _) = router.book("qwen", 0, 5, hashes(0..3)).unwrap();
+    let (reused, _) = router.book("qwen", 0, 5, &hashes(0..3)).unwrap();
     assert_eq!(reused.seat(), on_gone.seat());
 }
 
 #[test]
 fn a_request_served_elsewhere_moves_its_load() {
     let mut router = synced(&[]);
-    let (mut booking, _) = router.book("qwen", 0, 40, hashes(0..3)).unwrap();
+    let (mut booking, _) = router.book("qwen", 0, 40, &hashes(0..3)).unwrap();
     let (left, entered) = router.relocate("qwen", &mut booking, 2, 48).unwrap();
     assert_eq!(
         left,
