@@ -36,6 +36,24 @@ pub const FORGEABLE: &[&str] = &[
     "x-dynamo-prefill-worker-id",
 ];
 
+/// The headers of a request as they came, names in lower case (Envoy makes them so).
+#[derive(Debug, Default)]
+pub struct RequestHeaders(pub Vec<(String, Vec<u8>)>);
+
+impl RequestHeaders {
+    /// A header's value, or its first one, if it is UTF-8.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// Those of [`FORGEABLE`] that are there.
+    pub fn forged(&self) -> impl Iterator<Item = &'static str> {
+        let is_there = |name: &&&str| self.0.iter().any(|(known, _)| known == **name);
+        FORGEABLE.iter().filter(is_there).copied()
+    }
+}
+
 /// The value of [`DESTINATION`] for these candidates: their endpoints in order, each once (ranks share theirs), at
 /// most `limit`.
 pub fn destinations<'a>(candidates: impl Iterator<Item = &'a Candidate>, limit: usize) -> String {
@@ -55,6 +73,22 @@ pub fn destinations<'a>(candidates: impl Iterator<Item = &'a Candidate>, limit: 
 mod tests {
     use super::*;
     use router_core::Slot;
+
+    #[test]
+    fn headers_that_are_there() {
+        let header = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        let headers = [
+            (":method", &b"POST"[..]),
+            ("x-dp-rank", b"1"),
+            ("x-dp-rank", b"2"),
+            (DESTINATION, b"\xff"),
+            ("x-dp-rank-not", b"3"),
+        ];
+        let headers = RequestHeaders(headers.map(header).to_vec());
+        assert_eq!(headers.forged().collect::<Vec<_>>(), [DESTINATION, "x-dp-rank"]);
+        let values = [":method", "x-dp-rank", DESTINATION, "x"].map(|name| headers.get(name));
+        assert_eq!(values, [Some("POST"), Some("1"), None, None]);
+    }
 
     #[test]
     fn endpoints_in_order_each_once() {

@@ -59,6 +59,12 @@ fn buffer(kind: BufferType, size: usize) -> Vec<u8> {
     hostcalls::get_buffer(kind, 0, size).ok().flatten().unwrap_or_default()
 }
 
+/// All request headers, in one call: a look at a single one costs as much. Only until the headers were let go. (The SDK
+/// panics on a name that is not UTF-8; Envoy's parsers let only tokens pass.)
+pub fn request_headers() -> Vec<(String, Vec<u8>)> {
+    hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
+}
+
 /// A request header's value, or its first one. Only until the headers were let go. Values need not be UTF-8.
 pub fn request_header(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name)

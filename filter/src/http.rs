@@ -6,7 +6,7 @@
 
 use crate::config::NoWorkers;
 use crate::flight::Flight;
-use crate::headers::{DATA_PARALLEL_RANK, DESTINATION, DYNAMO_RANK, DYNAMO_WORKER, FORGEABLE, destinations};
+use crate::headers::{DATA_PARALLEL_RANK, DESTINATION, DYNAMO_RANK, DYNAMO_WORKER, RequestHeaders, destinations};
 use crate::host;
 use crate::random;
 use crate::route::{NewBody, Routed, Seen, route};
@@ -108,8 +108,9 @@ impl Context for Request {
 
 impl HttpContext for Request {
     fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        strip_forged();
-        let Some(shape) = routed_shape() else {
+        let headers = RequestHeaders(host::request_headers());
+        headers.forged().for_each(host::remove_request_header);
+        let Some(shape) = routed_shape(&headers) else {
             return Action::Continue;
         };
         if end_of_stream {
@@ -117,7 +118,7 @@ impl HttpContext for Request {
             return self.decide(shape, Seen::Nothing { reason, bytes: 0 });
         }
         let limit = self.max_body_bytes();
-        if let Some(bytes) = content_length().filter(|&bytes| bytes > limit) {
+        if let Some(bytes) = content_length(&headers).filter(|&bytes| bytes > limit) {
             let reason = "body_too_large";
             return self.decide(shape, Seen::Nothing { reason, bytes });
         }
@@ -219,26 +220,14 @@ fn seen(body: &[u8]) -> Seen<'_> {
     Seen::Body(body)
 }
 
-fn strip_forged() {
-    for name in FORGEABLE {
-        if host::request_header(name).is_some() {
-            host::remove_request_header(name);
-        }
-    }
-}
-
 /// The shape of a request that is to be routed.
-fn routed_shape() -> Option<Shape> {
-    if host::request_header(":method")? != b"POST" {
-        return None;
-    }
-    let path = String::from_utf8(host::request_header(":path")?).ok()?;
-    Shape::of_path(&path)
+fn routed_shape(headers: &RequestHeaders) -> Option<Shape> {
+    let is_post = headers.get(":method") == Some("POST");
+    headers.get(":path").filter(|_| is_post).and_then(Shape::of_path)
 }
 
-fn content_length() -> Option<u64> {
-    let value = String::from_utf8(host::request_header("content-length")?).ok()?;
-    value.parse().ok()
+fn content_length(headers: &RequestHeaders) -> Option<u64> {
+    headers.get("content-length")?.parse().ok()
 }
 
 /// Tells Envoy, and the worker, whom we picked.
