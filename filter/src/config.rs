@@ -27,8 +27,9 @@ pub struct Config {
     /// the body, a tokenizer take 12 bytes per byte), of the 1 GiB that a VM gets.
     pub max_prompt_bytes: usize,
     /// `prompt_memory_bytes` (default 8 MiB, at most 256 MiB): memory of each VM for prompts read before, of all pools
-    /// together; 0 remembers none. A MiB holds about 200 kB of text, and five times as much of conversations that just
-    /// go on. What is remembered takes a third of the time (100k tokens: see `docs/benchmarks.md`).
+    /// together; 0 remembers none. What is remembered takes about as much as its text, and of conversations that just
+    /// go on a fifth of it. Reading a prompt again takes a small part of the time that it took at first
+    /// (`docs/benchmarks.md`).
     pub prompt_memory_bytes: usize,
     /// `destinations` (default 1, at most 16): how many workers to name, best first. Envoy's retries walk the list.
     pub destinations: usize,

@@ -6,7 +6,7 @@
 //! - of a piece, by its content: its token ids. So a conversation that was edited in the middle is tokenized anew in one
 //!   piece only.
 //! - of a piece in its place, by its content and everything before it (blocks and their seed included): the hashes of the
-//!   blocks that it completes and the tokens left over. About an eighth of the size, and all that a known prefix needs:
+//!   blocks that it completes and the tokens left over. About a fifth of the size, and all that a known prefix needs:
 //!   the ids of its pieces are not used, age, and make room, unless they are asked for.
 //!
 //! A known conversation costs one hash over its bytes, a look-up for each piece, and work for what is new.

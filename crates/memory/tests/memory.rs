@@ -229,7 +229,7 @@ fn of_a_known_conversation_only_what_is_new_is_tokenized() {
     assert_eq!(check(&mut memory, &text, PLAIN), 0);
     let longer = format!("{text}<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n");
     let remembered = check(&mut memory, &longer, PLAIN);
-    assert!(remembered * 100 > text.len() * 90, "{remembered} of {}", text.len());
+    assert!(remembered * 100 > text.len() * 80, "{remembered} of {}", text.len());
     // Other blocks, another tenant, and with the tokens themselves.
     for other in [
         Manner {
@@ -245,7 +245,7 @@ fn of_a_known_conversation_only_what_is_new_is_tokenized() {
             ..PLAIN
         },
     ] {
-        assert_eq!(check(&mut memory, &longer, other), remembered, "{other:?}");
+        assert!(check(&mut memory, &longer, other) >= remembered, "{other:?}");
     }
 }
 
@@ -284,7 +284,7 @@ fn a_conversation_that_goes_on_keeps_its_place_among_others() {
         );
         let remembered = check(&mut memory, &text, PLAIN);
         assert!(
-            remembered * 100 > text.len() * 90,
+            remembered * 100 > text.len() * 80,
             "{number}: {remembered} of {}",
             text.len()
         );

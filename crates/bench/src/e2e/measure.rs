@@ -182,8 +182,9 @@ fn cpu_of(targets: &[Target; 3]) -> Result<Vec<Duration>> {
     targets.iter().map(|target| cpu_time(target.pid)).collect()
 }
 
-/// The result line of a case. `predicted` is the share of the prompts that Warmpath expected its pick to hold.
-pub(crate) fn line(case: &Case, prompts: &Prompts, measured: &[Measured; 3], predicted: f64) -> Value {
+/// The result line of a case. `predicted` is the share of the prompts that Warmpath expected its pick to hold,
+/// `remembered` the share that its VM did not have to tokenize again.
+pub(crate) fn line(case: &Case, prompts: &Prompts, measured: &[Measured; 3], predicted: f64, remembered: f64) -> Value {
     let [plain, buffered, warmpath] = measured;
     let (tokens, bytes) = prompts.mean_size(case.novelty);
     let added = |percent| Some(warmpath.latency.ms(percent)? - plain.latency.ms(percent)?);
@@ -210,6 +211,7 @@ pub(crate) fn line(case: &Case, prompts: &Prompts, measured: &[Measured; 3], pre
     put("prompt_tokens", tokens.into());
     put("body_bytes", bytes.into());
     put("predicted_share", rounded(predicted, 3).into());
+    put("remembered_share", rounded(remembered, 3).into());
     Value::Object(line)
 }
 

@@ -74,7 +74,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         make_known(&prompts, &memory.engines, warmpath, &bed.client).await?;
         warm_up(&prompts, &targets, &bed.client).await?;
         for case in cases {
+            if case.novelty == Novelty::Known {
+                // The cold prompts before may have pushed them out of the VM's memory.
+                remind(&prompts, warmpath, &bed.client).await?;
+            }
             let before = (Decisions::of(warmpath).await?, predicted_tokens(warmpath).await?);
+            let recall_before = Recall::of(warmpath).await?;
             let measured = measure(&case, &prompts, &targets, &bed.client).await?;
             let decisions = Decisions::of(warmpath).await?.since(&before.0);
             let (exact, all) = (decisions.on("exact"), decisions.total());
@@ -84,16 +89,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
                 case.name()
             );
             let predicted = predicted_tokens(warmpath).await? - before.1;
+            let remembered = Recall::of(warmpath).await?.share_since(&recall_before);
             let (tokens, _) = prompts.mean_size(case.novelty);
-            println!(
-                "{}",
-                line(
-                    &case,
-                    &prompts,
-                    &measured,
-                    predicted as f64 / (all as f64 * tokens as f64)
-                )
-            );
+            let predicted = predicted as f64 / (all as f64 * tokens as f64);
+            println!("{}", line(&case, &prompts, &measured, predicted, remembered));
         }
     }
     let failures = warmpath.wasm_failures().await?;
@@ -161,6 +160,40 @@ async fn make_known(prompts: &Prompts, memory: &[Engine], warmpath: &Envoy, clie
         Ok(Some(()))
     })
     .await
+}
+
+/// Lets the filter read each known conversation.
+async fn remind(prompts: &Prompts, warmpath: &Envoy, client: &Client) -> Result<()> {
+    let url = warmpath.url("/v1/chat/completions");
+    for body in prompts.one_of_each_known() {
+        client
+            .send(Request::post(&url, Payload::Whole(body)))
+            .await?
+            .json()
+            .context("a known conversation")?;
+    }
+    Ok(())
+}
+
+/// Bytes of prompts that the filter has read, and those that it remembered.
+struct Recall {
+    bytes: i64,
+    remembered: i64,
+}
+
+impl Recall {
+    async fn of(envoy: &Envoy) -> Result<Self> {
+        Ok(Self {
+            bytes: envoy.sum(|name| name.ends_with("warmpath.prompts.bytes")).await?,
+            remembered: envoy
+                .sum(|name| name.ends_with("warmpath.prompts.remembered_bytes"))
+                .await?,
+        })
+    }
+
+    fn share_since(&self, before: &Self) -> f64 {
+        (self.remembered - before.remembered) as f64 / (self.bytes - before.bytes).max(1) as f64
+    }
 }
 
 /// Tokens that the filter expected the picked workers to hold, in all.

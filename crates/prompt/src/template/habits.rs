@@ -28,7 +28,7 @@ pub(super) fn wants_system_first(source: &str) -> bool {
         environment.remove_global("strftime_now");
         environment.set_fuel(Some(work_limit(0)));
         environment.add_template_owned(TEMPLATE, source.replace("\r\n", "\n").replace('\r', "\n"))?;
-        let mut nowhere = BoundedText::new(output_limit(0));
+        let mut nowhere = BoundedText::new(output_limit(0), 0);
         let template = environment.get_template(TEMPLATE)?;
         template.render_captured_to(variables, &mut nowhere).map(drop)
     };

@@ -205,7 +205,7 @@ impl Compiled {
         // A clone is a handful of reference counts, and the only way to set the fuel of one render.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(work_limit(body_len)));
-        let mut output = BoundedText::new(output_limit(body_len));
+        let mut output = BoundedText::new(output_limit(body_len), body_len);
         let rendered = environment
             .get_template(TEMPLATE)
             .and_then(|template| template.render_captured_to(variables, &mut output).map(drop));

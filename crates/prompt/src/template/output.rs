@@ -10,9 +10,10 @@ pub(super) struct BoundedText {
 }
 
 impl BoundedText {
-    pub(super) fn new(limit: usize) -> Self {
+    /// `expected`: a length that is likely, in bytes.
+    pub(super) fn new(limit: usize, expected: usize) -> Self {
         Self {
-            bytes: Vec::new(),
+            bytes: Vec::with_capacity(expected.min(limit)),
             limit,
             full: false,
         }

@@ -9,9 +9,9 @@
 //! - In plain text, where the pre-tokenizer is one of a known few: before a single space between two ASCII letters, and
 //!   between a line feed and an ASCII letter or a Chinese character. [`Plain`] says why.
 //!
-//! Pieces have at least [`LEAST`] bytes. Long plain text is not cut at every place that would do but at those where a
-//! hash of the next eight bytes says so, about every 4 KiB. So where a text is cut depends on little around the place,
-//! and two texts that differ are cut alike again soon after the difference.
+//! Pieces have at least [`LEAST`] bytes, [`LEAST_OF_PLAIN`] where they end in plain text, and there not every place that
+//! would do is taken but those where a hash of the next eight bytes says so. So where a text is cut depends on little
+//! around the place, and two texts that differ are cut alike again soon after the difference.
 
 use std::ops::Range;
 
@@ -25,6 +25,8 @@ use super::load::Added;
 
 /// Least length of a piece, in bytes; the last one of a text may be shorter. (Unit tests cut wherever it may be done.)
 const LEAST: usize = if cfg!(test) { 1 } else { 1 << 10 };
+/// The same for pieces that end in plain text. Larger, as nothing is looked at up to there.
+const LEAST_OF_PLAIN: usize = if cfg!(test) { 1 } else { 2 << 10 };
 
 /// How texts of a tokenizer may be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,13 +165,14 @@ impl Iterator for Cuts<'_> {
                 }
                 continue;
             };
-            let (end, earliest) = (between.end, self.last.wrapping_add(LEAST));
-            let cut = plain_cut(self.text.as_bytes(), earliest.max(between.start), end, self.rules.plain);
+            let (start, end) = (between.start, between.end);
+            let earliest = self.last.wrapping_add(LEAST_OF_PLAIN);
+            let cut = plain_cut(self.text.as_bytes(), earliest.max(start), end, self.rules.plain);
             if cut.is_none() {
                 self.between = None;
             }
             // Behind the text stands an added token, or nothing.
-            let at_token = || (end < self.text.len() && end >= earliest).then_some(end);
+            let at_token = || (end < self.text.len() && end >= self.last.wrapping_add(LEAST)).then_some(end);
             if let Some(cut) = cut.or_else(at_token) {
                 self.last = cut;
                 return Some(cut);
@@ -183,28 +186,33 @@ fn plain_cut(text: &[u8], from: usize, end: usize, plain: Plain) -> Option<usize
     if plain == Plain::Nowhere || from >= end {
         return None;
     }
-    let places = text.get(from..end)?.windows(BEFORE.wrapping_add(AFTER));
-    let cut = places.enumerate().find_map(|(index, around)| {
-        let [before, after @ ..]: &[u8; BEFORE + AFTER] = around.try_into().ok()?;
-        let [first, second, ..] = after;
-        let bits = match (before, first) {
-            (_, b' ') if before.is_ascii_alphabetic() && second.is_ascii_alphabetic() => BITS_OF_SPACE,
-            // The first bytes of U+4000 to U+9FFF, all of them ideographs or hexagrams.
-            (b'\n', b'A'..=b'Z' | b'a'..=b'z' | 0xe4..=0xe9) if plain == Plain::SpacesAndLines => BITS_OF_LINE,
-            _ => return None,
-        };
+    let mut rest = text.get(from..end)?;
+    while let Some([before, after @ ..]) = rest.first_chunk::<{ BEFORE + AFTER }>() {
         let hash = u64::from_le_bytes(*after).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (hash.leading_zeros() >= bits).then_some(index)
-    })?;
-    Some(from.wrapping_add(cut).wrapping_add(BEFORE))
+        // First, as nearly all places fail it.
+        if (cfg!(test) || hash.leading_zeros() >= BITS) && may_cut(*before, *after, plain) {
+            return Some(end.wrapping_sub(rest.len()).wrapping_add(BEFORE));
+        }
+        rest = rest.get(1..)?;
+    }
+    None
+}
+
+#[cold]
+fn may_cut(before: u8, [first, second, ..]: [u8; AFTER], plain: Plain) -> bool {
+    match (before, first) {
+        (_, b' ') => before.is_ascii_alphabetic() && second.is_ascii_alphabetic(),
+        // The first bytes of U+4000 to U+9FFF, all of them ideographs or hexagrams.
+        (b'\n', b'A'..=b'Z' | b'a'..=b'z' | 0xe4..=0xe9) => plain == Plain::SpacesAndLines,
+        _ => false,
+    }
 }
 
 /// Bytes that are looked at before and after a place.
 const BEFORE: usize = 1;
 const AFTER: usize = 8;
-/// One of 512 spaces, one of 64 lines: about every 4 KiB of prose.
-const BITS_OF_SPACE: u32 = if cfg!(test) { 0 } else { 9 };
-const BITS_OF_LINE: u32 = if cfg!(test) { 0 } else { 6 };
+/// One of 64 places is taken: half a KiB of prose, some KiB of code or Chinese.
+const BITS: u32 = 6;
 
 #[cfg(test)]
 mod tests;
