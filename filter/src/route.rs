@@ -282,7 +282,7 @@ fn understand(
                 seed,
                 want_tokens,
             };
-            let read = memory.read(text).map_err(|_| "tokenizer_error")?;
+            let read = memory.read(text).map_err(|error| error.reason())?;
             let blocks = Blocks {
                 hashes: read.blocks,
                 only_prompt,

@@ -118,6 +118,7 @@ impl Memory {
         };
         reader.take(prefix);
         let mut place = self.keys.of_root(text);
+        let mut effort = cutter.effort(text.text.len());
         let mut ids = Vec::new();
         let mut start = 0;
         for end in cutter.cuts(text.text) {
@@ -128,7 +129,7 @@ impl Memory {
                 reader.reading.remembered_bytes = reader.reading.remembered_bytes.saturating_add(piece.len());
             } else {
                 ids.clear();
-                cutter.encode_into(piece, start, &mut ids)?;
+                cutter.encode_into(piece, start, &mut effort, &mut ids)?;
                 self.store.put(place, Entry::InPlace(reader.take(&ids)));
                 self.store.put(content, Entry::Tokens(ids.as_slice().into()));
             }
@@ -136,7 +137,8 @@ impl Memory {
         }
         // What stands after the last cut ends where the text does, and is no piece of a longer one.
         ids.clear();
-        cutter.encode_into(text.text.get(start..).unwrap_or_default(), start, &mut ids)?;
+        let rest = text.text.get(start..).unwrap_or_default();
+        cutter.encode_into(rest, start, &mut effort, &mut ids)?;
         reader.take(&ids);
         reader.take(suffix);
         Ok(())

@@ -23,11 +23,13 @@
 
 mod artefact;
 mod build;
+mod effort;
 mod flat;
 mod perfect_hash;
 
 pub use crate::artefact::Form;
 pub use crate::build::{Artefact, build};
+pub use crate::effort::Effort;
 pub use crate::flat::cuts::Cuts;
 
 use crate::flat::Flat;
@@ -60,9 +62,22 @@ pub enum EncodeError {
     /// A text without a place to cut it has more than 12 million symbols: bytes, or characters that are tokens.
     #[error("a word of {len} bytes is too long to be merged in bounded memory")]
     WordTooLong { len: usize },
+    /// See [`Effort`].
+    #[error("the text takes more work than one of its length may")]
+    TooMuchWork,
     /// The library failed. What it wrote to the caller's buffer is taken back.
     #[error("tokenizing failed: {0}")]
     Failed(String),
+}
+
+impl EncodeError {
+    /// A label for a metric: snake case, of a small fixed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLong { .. } | Self::WordTooLong { .. } | Self::TooMuchWork => "tokenizer_limit",
+            Self::Failed(_) => "tokenizer_error",
+        }
+    }
 }
 
 /// The longest text one call takes, in bytes.
@@ -137,7 +152,8 @@ impl Tokenizer {
             [&[][..]; 2]
         };
         ids.extend_from_slice(prefix);
-        flat.encode(text, 0, ids).inspect_err(|_| ids.truncate(before))?;
+        flat.encode(text, 0, &mut flat.effort(text.len()), ids)
+            .inspect_err(|_| ids.truncate(before))?;
         ids.extend_from_slice(suffix);
         Ok(())
     }
@@ -171,11 +187,22 @@ impl<'t> Cutter<'t> {
         self.flat.cuts(text)
     }
 
+    /// What a text of so many bytes may take.
+    pub fn effort(self, bytes: usize) -> Effort {
+        self.flat.effort(bytes)
+    }
+
     /// Appends the ids of the piece that stands at `offset` of its text, in bytes; only whether that is 0 matters. On an
-    /// error `ids` may hold some of them.
-    pub fn encode_into(self, piece: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    /// error `ids` may hold some of them. `effort` is that of the whole text.
+    pub fn encode_into(
+        self,
+        piece: &str,
+        offset: usize,
+        effort: &mut Effort,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         check_length(piece)?;
-        self.flat.encode(piece, offset, ids)
+        self.flat.encode(piece, offset, effort, ids)
     }
 
     /// What the post-processor puts before a text.

@@ -6,9 +6,11 @@ use serde_json::Value;
 use tk_encode::utils::byte_level::char_to_byte;
 
 use super::chars::{CharTable, byte_level_chars};
+use crate::Effort;
 use crate::flat::cache;
 use crate::flat::merge::Merger;
 use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash};
+use crate::flat::words;
 use crate::perfect_hash::{Assignment, assign};
 
 /// Rank and product of each pair.
@@ -89,6 +91,14 @@ impl Bpe {
         let mut flags = 0;
         flags |= if bytes.is_some() { Meta::BYTES } else { 0 };
         flags |= if self.fuse_unknown { Meta::FUSE_UNKNOWN } else { 0 };
+        let tokens = || self.tokens.iter().map(|(token, _)| token.as_str());
+        // With unknown characters, and where tokens need not be merged, what stands beside a word matters.
+        let context_free = bytes.is_some() && !self.byte_level && !self.ignore_merges;
+        flags |= if context_free && words::can_be_cut(tokens()) {
+            Meta::WORDS
+        } else {
+            0
+        };
         let unknown = self.unknown.as_ref().filter(|_| bytes.is_none());
         let unknown = unknown.map(|token| self.by_text.get(token).ok_or_else(|| format!("no token {token:?}")));
         let meta = Meta {
@@ -200,7 +210,12 @@ impl Bpe {
         let mut words = self.token_bytes();
         words.retain(|(bytes, id)| {
             let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
-            text.is_some_and(|text| self.ignore_merges || merger.encode(&tables, text) == Some(&[*id]))
+            text.is_some_and(|text| {
+                self.ignore_merges
+                    || merger
+                        .encode(&tables, text, &mut Effort::unbounded())
+                        .is_ok_and(|ids| ids == [*id])
+            })
         });
         words
     }

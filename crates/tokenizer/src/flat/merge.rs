@@ -6,6 +6,7 @@ use std::collections::BinaryHeap;
 use std::iter::Peekable;
 
 use super::tables::{Meta, NO_MERGE, NO_SYMBOL, Tables};
+use crate::{Effort, EncodeError};
 
 /// Words of more symbols than this go through a queue, others are scanned again for every merge. Where the two take the
 /// same time; what comes out is the same.
@@ -29,9 +30,6 @@ pub(crate) struct Merger {
     first: Vec<u64>,
     /// Keys of the pairs that come from merges.
     queue: BinaryHeap<Reverse<u64>>,
-    /// Merges looked up and taken from the queue, ever: the work that was done.
-    #[cfg(test)]
-    pub(crate) steps: usize,
 }
 
 /// The neighbours of a symbol that has not been merged into the one before it.
@@ -42,46 +40,49 @@ struct Link {
 }
 
 impl Merger {
-    /// The ids of `word`. `None` if it has more than [`MAX_WORD_SYMBOLS`].
-    pub(crate) fn encode(&mut self, tables: &Tables<'_>, word: &str) -> Option<&[u32]> {
+    /// The ids of `word`.
+    ///
+    /// # Errors
+    /// When it has more than [`MAX_WORD_SYMBOLS`], or needs more than is left of `effort`.
+    pub(crate) fn encode(
+        &mut self,
+        tables: &Tables<'_>,
+        word: &str,
+        effort: &mut Effort,
+    ) -> Result<&[u32], EncodeError> {
         self.symbols.clear();
         first_symbols(tables, word, &mut self.symbols);
         if self.symbols.len() > MAX_WORD_SYMBOLS {
-            return None;
+            return Err(EncodeError::WordTooLong { len: word.len() });
         }
         if self.symbols.len() > SCAN_SYMBOLS {
-            self.merge_by_queue(tables);
+            self.merge_by_queue(tables, effort)?;
         } else {
-            self.merge_by_scan(tables);
+            self.merge_by_scan(tables, effort)?;
         }
-        Some(&self.symbols)
+        Ok(&self.symbols)
     }
 
     /// Gives memory back that an unusually long word took.
     pub(crate) fn shrink(&mut self, symbols: usize) {
         if self.symbols.capacity() > symbols {
-            #[cfg(test)]
-            let steps = self.steps;
             *self = Self::default();
-            #[cfg(test)]
-            {
-                self.steps = steps;
-            }
         }
     }
 
-    fn look_up_neighbours(&mut self, tables: &Tables<'_>) {
+    fn look_up_neighbours(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
+        effort.take(self.symbols.len())?;
         self.merges.clear();
         self.merges.reserve_exact(self.symbols.len());
         let pairs = self.symbols.iter().zip(self.symbols.iter().skip(1));
         self.merges
             .extend(pairs.map(|(left, right)| tables.merge(*left, *right)));
         self.merges.push(NO_MERGE);
-        self.count(self.merges.len());
+        Ok(())
     }
 
-    fn merge_by_scan(&mut self, tables: &Tables<'_>) {
-        self.look_up_neighbours(tables);
+    fn merge_by_scan(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
+        self.look_up_neighbours(tables, effort)?;
         loop {
             let (mut lowest, mut at) = (NO_MERGE, 0);
             for (index, merge) in self.merges.iter().enumerate() {
@@ -91,8 +92,9 @@ impl Merger {
             }
             let next = at.wrapping_add(1);
             if lowest == NO_MERGE || next >= self.symbols.len() {
-                return;
+                return Ok(());
             }
+            effort.take(2)?;
             let product = lowest as u32;
             self.symbols.remove(next);
             self.merges.remove(at);
@@ -106,14 +108,13 @@ impl Merger {
             if let (Some(merge), Some(left)) = (self.merges.get_mut(before), self.symbols.get(before)) {
                 *merge = tables.merge(*left, product);
             }
-            self.count(2);
         }
     }
 
     /// The queue holds `rank << 32 | index of the left symbol`. A pair that has changed since it was queued is known by
     /// its rank: that of another pair, as ranks are unique.
-    fn merge_by_queue(&mut self, tables: &Tables<'_>) {
-        self.look_up_neighbours(tables);
+    fn merge_by_queue(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
+        self.look_up_neighbours(tables, effort)?;
         let count = self.symbols.len() as u32;
         self.links.clear();
         self.links.reserve_exact(self.symbols.len());
@@ -134,9 +135,10 @@ impl Merger {
         let mut first = std::mem::take(&mut self.first);
         let mut rest = first.iter().copied().peekable();
         while let Some(key) = self.next_key(&mut rest) {
-            self.count(1);
+            effort.take(1)?;
             let current = self.merges.get(key as u32 as usize).copied().unwrap_or(NO_MERGE);
             if current != NO_MERGE && current >> 32 == key >> 32 {
+                effort.take(2)?;
                 self.merge_at(tables, key as u32, current as u32);
             }
         }
@@ -144,6 +146,7 @@ impl Merger {
         self.first = first;
         let mut live = self.links.iter().map(|link| link.previous != MERGED);
         self.symbols.retain(|_| live.next() == Some(true));
+        Ok(())
     }
 
     /// The lowest key of those that the word started with and those that were queued.
@@ -183,7 +186,6 @@ impl Merger {
             let merge = tables.merge(*left, product);
             self.set_merge(previous, merge);
         }
-        self.count(2);
     }
 
     fn set(&mut self, index: u32, symbol: u32, link: Link) {
@@ -196,14 +198,6 @@ impl Merger {
         if let Some(current) = self.merges.get_mut(index as usize) {
             *current = merge;
             self.queue.extend(key(merge, index).map(Reverse));
-        }
-    }
-
-    #[inline(always)]
-    fn count(&mut self, _steps: usize) {
-        #[cfg(test)]
-        {
-            self.steps += _steps;
         }
     }
 }
@@ -339,13 +333,16 @@ mod tests {
                     merger.symbols.clear();
                     first_symbols(&model.tables(), &word, &mut merger.symbols);
                     if by_queue {
-                        merger.merge_by_queue(&model.tables());
+                        merger
+                            .merge_by_queue(&model.tables(), &mut Effort::unbounded())
+                            .unwrap();
                     } else {
-                        merger.merge_by_scan(&model.tables());
+                        merger.merge_by_scan(&model.tables(), &mut Effort::unbounded()).unwrap();
                     }
                     assert_eq!(merger.symbols, expected, "{word}, queue: {by_queue}");
                 }
-                assert_eq!(merger.encode(&model.tables(), &word), Some(&expected[..]));
+                let ids = merger.encode(&model.tables(), &word, &mut Effort::unbounded());
+                assert_eq!(ids.unwrap(), expected);
             }
         }
     }
@@ -361,9 +358,10 @@ mod tests {
                 (1_000_000, word(1_000_000, seed)),
                 (300_000, "a".repeat(300_000)),
             ] {
-                let mut merger = Merger::default();
-                merger.encode(&model.tables(), &word).unwrap();
-                assert!(merger.steps <= 6 * length, "{} steps for {length}", merger.steps);
+                let mut effort = Effort::unbounded();
+                Merger::default().encode(&model.tables(), &word, &mut effort).unwrap();
+                let steps = Effort::unbounded().left() - effort.left();
+                assert!(steps <= 6 * length as u64, "{steps} steps for {length}");
             }
         }
     }
@@ -373,6 +371,7 @@ mod tests {
         let model = Model::new(1);
         let mut merger = Merger::default();
         let word = "a".repeat(MAX_WORD_SYMBOLS + 1);
-        assert_eq!(merger.encode(&model.tables(), &word), None);
+        let refused = merger.encode(&model.tables(), &word, &mut Effort::unbounded());
+        assert!(matches!(refused, Err(EncodeError::WordTooLong { .. })));
     }
 }

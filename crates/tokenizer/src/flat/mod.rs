@@ -11,6 +11,7 @@ mod load;
 pub(crate) mod merge;
 pub(crate) mod normalize;
 pub(crate) mod tables;
+pub(crate) mod words;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -26,8 +27,8 @@ use self::cache::{Key, WordCache};
 use self::cuts::{Cuts, Rules};
 use self::merge::Merger;
 use self::tables::{Meta, Tables};
-use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
+use crate::{Effort, EncodeError};
 
 /// Words of a text, and symbols of a word, that memory is kept for between texts; what took more is given back. 4 and 2
 /// MiB.
@@ -56,6 +57,7 @@ struct Scratch {
     merger: Merger,
     pre_tokenizer: PreTokenizerScratch,
     words: Vec<Span>,
+    spare_words: Vec<Span>,
 }
 
 impl Flat {
@@ -69,16 +71,27 @@ impl Flat {
         [&self.prefix, &self.suffix]
     }
 
+    /// What a text of so many bytes may take.
+    pub(crate) fn effort(&self, bytes: usize) -> Effort {
+        Effort::for_text(bytes, self.meta.flags & Meta::WORDS != 0)
+    }
+
     /// Where `text` is cut into pieces.
     pub(crate) fn cuts<'t>(&'t self, text: &'t str) -> Cuts<'t> {
         Cuts::new(text, &self.added, self.rules)
     }
 
     /// Appends the ids of `text`, which stands at `offset` of a whole text, in bytes.
-    pub(crate) fn encode(&self, text: &str, offset: usize, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    pub(crate) fn encode(
+        &self,
+        text: &str,
+        offset: usize,
+        effort: &mut Effort,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = pooled.unwrap_or_default();
-        let result = self.encode_text(text, offset, &mut scratch, ids);
+        let result = self.encode_text(text, offset, &mut scratch, effort, ids);
         scratch.shrink();
         self.scratch
             .lock()
@@ -92,6 +105,7 @@ impl Flat {
         text: &str,
         base: usize,
         scratch: &mut Scratch,
+        effort: &mut Effort,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         let tables = self.tables();
@@ -121,7 +135,10 @@ impl Flat {
                                 &mut scratch.words,
                             )
                             .map_err(failed)?;
-                        scratch.encode_words(&tables, text, ids)?;
+                        if self.meta.flags & Meta::WORDS != 0 {
+                            words::cut(text, &mut scratch.words, &mut scratch.spare_words);
+                        }
+                        scratch.encode_words(&tables, text, effort, ids)?;
                     }
                 }
             }
@@ -151,7 +168,13 @@ impl Flat {
 }
 
 impl Scratch {
-    fn encode_words(&mut self, tables: &Tables<'_>, text: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    fn encode_words(
+        &mut self,
+        tables: &Tables<'_>,
+        text: &str,
+        effort: &mut Effort,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         let Self {
             cache, merger, words, ..
         } = self;
@@ -162,14 +185,14 @@ impl Scratch {
             if let Some(key) = Key::of(text.as_bytes(), start, length) {
                 if !cache.short(key, ids) {
                     let before = ids.len();
-                    encode_word(tables, merger, text.get(start..end), key.hash(), ids)?;
+                    encode_word(tables, merger, text.get(start..end), key.hash(), effort, ids)?;
                     cache.insert_short(key, ids.get(before..).unwrap_or_default());
                 }
             } else if let Some(word) = text.get(start..end) {
                 let hash = cache::hash(word.as_bytes());
                 if !cache.long(word.as_bytes(), hash, ids) {
                     let before = ids.len();
-                    encode_word(tables, merger, Some(word), hash, ids)?;
+                    encode_word(tables, merger, Some(word), hash, effort, ids)?;
                     cache.insert_long(word.as_bytes(), hash, ids.get(before..).unwrap_or_default());
                 }
             }
@@ -179,8 +202,8 @@ impl Scratch {
 
     fn shrink(&mut self) {
         self.merger.shrink(KEPT_SYMBOLS);
-        if self.words.capacity() > KEPT_WORDS {
-            self.words = Vec::new();
+        if self.words.capacity().max(self.spare_words.capacity()) > KEPT_WORDS {
+            (self.words, self.spare_words) = (Vec::new(), Vec::new());
             self.pre_tokenizer = PreTokenizerScratch::default();
         }
     }
@@ -191,14 +214,14 @@ fn encode_word(
     merger: &mut Merger,
     word: Option<&str>,
     hash: u64,
+    effort: &mut Effort,
     ids: &mut Vec<u32>,
 ) -> Result<(), EncodeError> {
     let word = word.unwrap_or_default();
     if let Some(id) = tables.word(hash, word.as_bytes()) {
         ids.push(id);
     } else {
-        let symbols = merger.encode(tables, word);
-        ids.extend_from_slice(symbols.ok_or(EncodeError::WordTooLong { len: word.len() })?);
+        ids.extend_from_slice(merger.encode(tables, word, effort)?);
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ pub(crate) type Merge = u64;
 pub(crate) struct Meta {
     /// One more than the highest id.
     pub(crate) vocab_size: u32,
-    /// Bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one.
+    /// Bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one; bit 2: no
+    /// merge goes across the start of a word.
     pub(crate) flags: u32,
     /// Symbol of a character that has none and does not become bytes, or [`NO_SYMBOL`]: it is dropped.
     pub(crate) unknown: u32,
@@ -39,6 +40,7 @@ pub(crate) struct Meta {
 impl Meta {
     pub(crate) const BYTES: u32 = 1;
     pub(crate) const FUSE_UNKNOWN: u32 = 2;
+    pub(crate) const WORDS: u32 = 4;
 
     pub(crate) fn write(self) -> Vec<u8> {
         [self.vocab_size, self.flags, self.unknown]
