@@ -265,7 +265,10 @@ async fn start_pool(
     let shape = Shape {
         layout: pool.layout,
         levels: pool.levels,
-        grid: Grid::default(),
+        grid: Grid {
+            stride: config.view.stride.get(),
+            ..Grid::default()
+        },
         max_rank_blocks: config.index.max_rank_blocks,
         max_pool_blocks: config.index.max_pool_blocks,
     };
@@ -381,6 +384,7 @@ fn published(config: &PoolConfig, model: &Model, epoch: u64) -> Option<Pool> {
         tokenizer: model.tokenizer.as_ref().ok().map(|(_, artefact)| artefact.id),
         template: model.template.as_ref().ok().map(|(_, artefact)| artefact.id),
         kv_events: false,
+        stride: config.view.stride,
         weights: config.weights,
         temperature: config.temperature,
         inject_tokens: config.inject_tokens,

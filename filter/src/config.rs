@@ -31,6 +31,10 @@ pub struct Config {
     /// go on a fifth of it. Reading a prompt again takes a small part of the time that it took at first
     /// (`docs/benchmarks.md`).
     pub prompt_memory_bytes: usize,
+    /// `max_view_bytes` (default 384 MiB): what the views of this VM may take together. Further blocks are refused and
+    /// counted (`warmpath.view.refused`), as running out of memory would end the VM. While a view of more than half of
+    /// it is sent anew, its pool is routed by load.
+    pub max_view_bytes: usize,
     /// `destinations` (default 1, at most 16): how many workers to name, best first. Envoy's retries walk the list.
     pub destinations: usize,
     /// `no_workers` (default `pass`).
@@ -57,6 +61,7 @@ impl Config {
             max_body_bytes: reader.count("max_body_bytes", 1..=256 << 20, 32 << 20),
             max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, 4 << 20),
             prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, 8 << 20),
+            max_view_bytes: reader.count("max_view_bytes", 1 << 20..=896 << 20, 384 << 20),
             destinations: reader.count("destinations", 1..=16, 1),
             no_workers: reader.choice(
                 "no_workers",
@@ -152,6 +157,7 @@ mod tests {
             max_body_bytes: 33_554_432,
             max_prompt_bytes: 4_194_304,
             prompt_memory_bytes: 8_388_608,
+            max_view_bytes: 402_653_184,
             destinations: 1,
             no_workers: NoWorkers::Pass,
             usage_sample: 0.1,
@@ -161,13 +167,15 @@ mod tests {
 
     #[test]
     fn every_key() {
-        let json = br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"prompt_memory_bytes":0,"destinations":3,
-            "no_workers":"refuse","usage_sample":1}"#;
+        let json =
+            br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"prompt_memory_bytes":0,
+            "max_view_bytes":1048576,"destinations":3,"no_workers":"refuse","usage_sample":1}"#;
         let expected = Config {
             control_plane_cluster: "cp".to_owned(),
             max_body_bytes: 1000,
             max_prompt_bytes: 500,
             prompt_memory_bytes: 0,
+            max_view_bytes: 1_048_576,
             destinations: 3,
             no_workers: NoWorkers::Refuse,
             usage_sample: 1.0,
@@ -178,13 +186,14 @@ mod tests {
     #[test]
     fn all_mistakes_at_once() {
         let json =
-            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","prompt_memory_bytes":1e9,"destinations":17,"no_workers":"fail","usage_sample":1.5,
-            "cluster":"cp"}"#;
+            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","prompt_memory_bytes":1e9,"max_view_bytes":0,"destinations":17,"no_workers":"fail",
+            "usage_sample":1.5,"cluster":"cp"}"#;
         let mistakes = [
             "control_plane_cluster: required",
             "max_body_bytes: -1: must be a whole number from 1 to 268435456",
             "max_prompt_bytes: \"8\": must be a whole number from 0 to 8388608",
             "prompt_memory_bytes: 1000000000.0: must be a whole number from 0 to 268435456",
+            "max_view_bytes: 0: must be a whole number from 1048576 to 939524096",
             "destinations: 17: must be a whole number from 1 to 16",
             "no_workers: \"fail\": must be one of pass, refuse",
             "usage_sample: 1.5: must be a number from 0 to 1",

@@ -145,7 +145,14 @@ fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, Ba
             if matches!(update, Update::Begin(_)) {
                 state.link.snapshot_begins(&pool);
             }
-            match state.router.apply(&pool, update) {
+            let before = room_of(state, &pool);
+            let applied = state.router.apply(&pool, update);
+            let after = room_of(state, &pool);
+            state.metrics.add("view.refused", after.0.saturating_sub(before.0));
+            if before.1 && !after.1 {
+                state.metrics.add("view.given_up", 1);
+            }
+            match applied {
                 Ok(()) if completes => {
                     // The pool may have gone over to its next epoch.
                     state.fleet_changed();
@@ -166,4 +173,10 @@ fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, Ba
     let request = state.link.resync(&pool?, reason)?;
     state.metrics.count_by("sync.resyncs", reason);
     Some(request)
+}
+
+/// Holdings of a pool's view that found no room, and whether there is a view.
+fn room_of(state: &State, pool: &str) -> (u64, bool) {
+    let replica = state.router.replica(pool);
+    replica.map_or((0, false), |replica| (replica.refused(), replica.position().is_some()))
 }

@@ -122,6 +122,7 @@ fn tick(state: &mut State) {
     let now = state.now();
     let signs = state.load.sign(now);
     state.metrics.add("vms.cleared", signs.cleared);
+    state.router.free_some();
     // Until the seat is sure, nothing is booked and nothing reported.
     if state.load.number().is_none() {
         return;
@@ -161,13 +162,9 @@ fn acknowledge(state: &mut State) {
     let Some(stream) = state.link.stream() else {
         return;
     };
-    let positions: Vec<_> = state
-        .router
-        .pools()
-        .filter_map(|pool| Some((pool.name.clone(), state.router.replica(&pool.name)?.position()?)))
-        .collect();
-    for (pool, position) in positions {
-        if let Some(ack) = state.link.ack(&pool, position) {
+    for pool in state.router.pools() {
+        let replica = state.router.replica(&pool.name);
+        if let Some(ack) = replica.and_then(|replica| state.link.ack(&pool.name, replica)) {
             host::send_message(stream, &ack);
         }
     }

@@ -63,9 +63,11 @@ impl State {
         let mut random = Random::new(unique);
         let vm = VmId(random.draw());
         let now = Millis(ns / 1_000_000);
+        let mut router = Router::new(MAX_STALENESS);
+        router.set_view_limit(config.max_view_bytes);
         Self {
             config,
-            router: Router::new(MAX_STALENESS),
+            router,
             artefacts: Artefacts::default(),
             memory,
             fleet_artefacts: BTreeSet::new(),

@@ -5,10 +5,10 @@ use crate::host::StreamId;
 use crate::random::Random;
 use prost::Message;
 use proto::v1::{self, from_filter};
-use proto::view::position_to_wire;
+use proto::view::{acknowledgement, position_to_wire};
 use router_core::Millis;
 use router_core::fleet::ArtefactId;
-use router_core::replica::Position;
+use router_core::replica::{Position, Replica};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Wait after the first failure, in milliseconds; it doubles with each further one.
@@ -153,14 +153,14 @@ impl Link {
         self.awaited.remove(pool);
     }
 
-    /// Acknowledges a pool's position; `None` if that was done.
-    pub fn ack(&mut self, pool: &str, position: Position) -> Option<Vec<u8>> {
+    /// Acknowledges where a pool's view stands; `None` if that was done.
+    pub fn ack(&mut self, pool: &str, replica: &Replica) -> Option<Vec<u8>> {
+        let position = replica.position()?;
         if self.acked.get(pool) == Some(&position) {
             return None;
         }
         self.acked.insert(pool.to_owned(), position);
-        let position = Some(position_to_wire(pool.to_owned(), position));
-        Some(encode(from_filter::Message::Ack(v1::Ack { position })))
+        acknowledgement(pool, replica).map(|ack| encode(from_filter::Message::Ack(ack)))
     }
 }
 
@@ -195,6 +195,7 @@ fn jitter(wait: u64, random: &mut Random) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use router_core::replica::Update;
 
     fn wait_of(link: &Link) -> Millis {
         match link.phase {
@@ -249,9 +250,15 @@ mod tests {
     #[test]
     fn a_position_is_acknowledged_once() {
         let mut link = Link::new(Millis(0), &mut Random::new(7));
-        let position = Position { epoch: 1, version: 2 };
-        assert!(link.ack("p", position).is_some());
-        assert_eq!(link.ack("p", position), None);
-        assert!(link.ack("p", Position { version: 3, ..position }).is_some());
+        let mut replica = Replica::default();
+        assert_eq!(link.ack("p", &replica), None);
+        for version in [2, 3] {
+            replica
+                .apply(Update::Begin(Position { epoch: 1, version }))
+                .expect("begins");
+            replica.apply(Update::End { checksum: 0 }).expect("ends");
+            assert!(link.ack("p", &replica).is_some());
+            assert_eq!(link.ack("p", &replica), None);
+        }
     }
 }

@@ -3,7 +3,7 @@
 mod pool;
 mod reader;
 
-pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, WorkerConfig};
+pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, ViewConfig, WorkerConfig};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ mod defaults {
     pub(super) const MAX_RANK_BLOCKS: u32 = 4_000_000;
     pub(super) const MAX_POOL_BLOCKS: u32 = 32_000_000;
     pub(super) const MAX_BLOCKS_LIMIT: u32 = 1_000_000_000;
+    pub(super) const VIEW_MIB: u32 = 384;
     pub(super) const PARITY_GRACE_MS: u64 = 30_000;
     pub(super) const PARITY_INTERVAL_MS: u64 = 60_000;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use router_core::Slot;
@@ -28,6 +29,8 @@ pub struct PoolConfig {
     pub eagle: bool,
     /// What is kept of the workers' caches.
     pub index: IndexConfig,
+    /// What the filters get of that.
+    pub view: ViewConfig,
     /// Cost weights.
     pub weights: CostWeights,
     /// Softmax temperature of the pick; 0 takes the cheapest.
@@ -49,6 +52,15 @@ pub struct IndexConfig {
     pub max_rank_blocks: usize,
     /// Blocks kept of all ranks together.
     pub max_pool_blocks: usize,
+}
+
+/// What the filters get of what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViewConfig {
+    /// Every how many-th block of a prefix.
+    pub stride: NonZeroU32,
+    /// What it may take in a VM, in bytes.
+    pub max_bytes: usize,
 }
 
 /// How workers are asked for the tokens they make.
@@ -138,6 +150,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         block_size,
         eagle,
         index,
+        view,
         inject_tokens,
         routing,
         parity,
@@ -152,6 +165,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "block_size",
             "eagle",
             "index",
+            "view",
             "inject_tokens",
             "routing",
             "parity",
@@ -181,6 +195,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         inject_tokens: inject_tokens.flag(mistakes, false),
         workers: read_workers(&workers, index.tiers, taken, mistakes),
         index,
+        view: read_view(&view, mistakes),
         name: pool_name,
     }
 }
@@ -255,6 +270,15 @@ fn read_index(at: &At<'_>, mistakes: &mut Mistakes) -> IndexConfig {
         tiers: read_tiers(&tiers, mistakes),
         max_rank_blocks: max_rank_blocks.integer(mistakes, limit.clone(), defaults::MAX_RANK_BLOCKS) as usize,
         max_pool_blocks: max_pool_blocks.integer(mistakes, limit, defaults::MAX_POOL_BLOCKS) as usize,
+    }
+}
+
+fn read_view(at: &At<'_>, mistakes: &mut Mistakes) -> ViewConfig {
+    let [stride, max_mib] = at.fields(mistakes, ["stride", "max_mib"]);
+    let stride = stride.integer(mistakes, 1..=1024, 1);
+    ViewConfig {
+        stride: NonZeroU32::new(stride).unwrap_or(NonZeroU32::MIN),
+        max_bytes: (max_mib.integer(mistakes, 1..=896, defaults::VIEW_MIB) as usize) << 20,
     }
 }
 

@@ -2,6 +2,7 @@
 //! for a point to start from.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -194,6 +195,7 @@ pub struct PoolTask {
     name: Arc<str>,
     inputs: mpsc::Receiver<Input>,
     index: Index,
+    stride: NonZeroU32,
     publisher: Publisher,
     interval: Duration,
     pending: Vec<Change>,
@@ -218,6 +220,7 @@ impl PoolTask {
         let task = Self {
             name: name.clone(),
             inputs,
+            stride: NonZeroU32::new(shape.grid.stride).unwrap_or(NonZeroU32::MIN),
             index: Index::new(shape),
             publisher: Publisher::new(epoch),
             interval,
@@ -300,7 +303,7 @@ impl PoolTask {
             }
             Input::Depths(prompt, reply) => {
                 self.flush();
-                let _ = reply.send(self.view.depths(&prompt));
+                let _ = reply.send(self.view.depths_by(&prompt, self.stride));
             }
             Input::Blocks {
                 slot,

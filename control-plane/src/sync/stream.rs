@@ -163,7 +163,7 @@ impl FilterStream {
     async fn answer(&mut self, request: v1::FromFilter, listed: &Connected) -> Result<(), Ended> {
         let resync = match request.message {
             Some(FromFilter::Resync(resync)) => resync,
-            Some(FromFilter::Ack(v1::Ack { position })) => {
+            Some(FromFilter::Ack(v1::Ack { position, .. })) => {
                 self.note(position, listed);
                 return Ok(());
             }

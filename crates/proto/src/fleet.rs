@@ -49,6 +49,7 @@ impl From<&Pool> for v1::Pool {
             tokenizer: artefact(pool.tokenizer),
             template: artefact(pool.template),
             kv_events: pool.kv_events,
+            stride: pool.stride.get(),
             weights: Some(v1::CostWeights {
                 overlap_credit: pool.weights.overlap_credit,
                 overlap_credit_decay: pool.weights.overlap_credit_decay,
@@ -90,6 +91,7 @@ impl TryFrom<v1::Pool> for Pool {
             tokenizer: optional_artefact("pool.tokenizer", &pool.tokenizer)?,
             template: optional_artefact("pool.template", &pool.template)?,
             kv_events: pool.kv_events,
+            stride: NonZeroU32::new(pool.stride).unwrap_or(NonZeroU32::MIN),
             weights: CostWeights {
                 overlap_credit: weights.overlap_credit,
                 overlap_credit_decay: weights.overlap_credit_decay,

@@ -3,7 +3,7 @@
 use crate::{BadMessage, v1};
 use router_core::Slot;
 use router_core::hash::SequenceHash;
-use router_core::replica::{Delta, Position, Run, Update};
+use router_core::replica::{Delta, Position, Replica, Run, Update};
 
 /// An update of one pool's view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +119,17 @@ pub fn position_to_wire(pool: String, position: Position) -> v1::PoolPosition {
         epoch: position.epoch,
         version: position.version,
     }
+}
+
+/// What a filter says of a pool's view; `None` while it has none.
+pub fn acknowledgement(pool: &str, replica: &Replica) -> Option<v1::Ack> {
+    Some(v1::Ack {
+        position: Some(position_to_wire(pool.to_owned(), replica.position()?)),
+        checksum: replica.checksum(),
+        entries: replica.view().len() as u64,
+        bytes: replica.bytes() as u64,
+        refused: replica.refused(),
+    })
 }
 
 /// A pool's name and position from the wire.

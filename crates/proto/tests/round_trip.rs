@@ -10,6 +10,7 @@ use router_core::fleet::{ArtefactId, Candidate, Fleet, ModelName, Pool};
 use router_core::hash::{BlockLayout, SequenceHash};
 use router_core::levels::Levels;
 use router_core::replica::{Delta, Position, Run, Update};
+use std::num::NonZeroU32;
 
 fn fleet() -> Fleet {
     let pool = Pool {
@@ -36,6 +37,7 @@ fn fleet() -> Fleet {
         tokenizer: Some(ArtefactId::of(b"t")),
         template: None,
         kv_events: true,
+        stride: NonZeroU32::new(4).unwrap(),
         weights: CostWeights {
             overlap_credit: 0.5,
             host_cache_hit_weight: 0.6,

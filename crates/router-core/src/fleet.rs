@@ -6,6 +6,7 @@ use crate::hash::BlockLayout;
 use crate::levels::Levels;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 /// All pools of a gateway. A new fleet replaces the old one as a whole.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +35,8 @@ pub struct Pool {
     pub template: Option<ArtefactId>,
     /// Whether any worker publishes KV events.
     pub kv_events: bool,
+    /// The view has every `stride`-th block of a prefix only.
+    pub stride: NonZeroU32,
     /// Cost weights.
     pub weights: CostWeights,
     /// Softmax temperature of the pick; 0 takes the cheapest.

@@ -30,14 +30,15 @@ pub mod bookings;
 pub mod cost;
 pub mod fleet;
 pub mod hash;
+mod holders;
 pub mod ladder;
 pub mod levels;
 pub mod pick;
 pub mod replica;
 pub mod router;
+mod shard;
 mod uses;
 pub mod view;
-mod worker_sets;
 
 /// A moment, in milliseconds since any fixed origin. The caller's clock must not run backwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,10 +3,13 @@
 //! A snapshot is staged beside the serving view and swapped in whole. Anything that does not fit (a gap, a foreign
 //! epoch, a checksum that differs) leaves the serving view as it was and says so; the caller asks for a new
 //! snapshot.
+//!
+//! Memory is bounded: what does not fit is refused and counted, and never breaks the step. A view with holes is safe to
+//! read, as every holding in it is true: depths found in it are too small at worst.
 
 use crate::Slot;
 use crate::hash::SequenceHash;
-use crate::view::PrefixView;
+use crate::view::{PrefixView, Remains, Stored, holding_checksum};
 use alloc::vec::Vec;
 
 /// What the control plane sends about a view, in stream order.
@@ -81,16 +84,75 @@ impl OutOfStep {
 /// A view and where it stands.
 #[derive(Debug, Default)]
 pub struct Replica {
-    view: PrefixView,
+    serving: Bounded,
     position: Option<Position>,
     in_step: bool,
-    staged: Option<(Position, PrefixView)>,
+    staged: Option<(Position, Bounded)>,
+    remains: Remains,
+}
+
+/// A view that has perhaps not everything that it was told.
+#[derive(Debug, Default)]
+struct Bounded {
+    view: PrefixView,
+    refused: Refused,
+}
+
+/// Holdings that found no room, as far as they can be told apart without keeping them: a removal of something that
+/// is not there must be of one of them.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u64,
+    checksum: u64,
+}
+
+impl Bounded {
+    fn store(&mut self, limit: usize, slot: Slot, hash: SequenceHash) {
+        if self.view.insert_within(limit, slot, hash) != Stored::Refused {
+            return;
+        }
+        self.refused.count = self.refused.count.saturating_add(1);
+        self.refused.checksum = self.refused.checksum.wrapping_add(holding_checksum(slot, hash));
+    }
+
+    fn remove(&mut self, slot: Slot, hash: SequenceHash) {
+        if !self.view.remove(slot, hash) && self.refused.count > 0 {
+            self.refused.count = self.refused.count.saturating_sub(1);
+            self.refused.checksum = self.refused.checksum.wrapping_sub(holding_checksum(slot, hash));
+        }
+    }
+
+    /// Of everything that it was told.
+    fn checksum(&self) -> u64 {
+        self.view.checksum().wrapping_add(self.refused.checksum)
+    }
 }
 
 impl Replica {
     /// The serving view.
     pub fn view(&self) -> &PrefixView {
-        &self.view
+        &self.serving.view
+    }
+
+    /// Of everything that the serving view was told, whether or not it found room.
+    pub fn checksum(&self) -> u64 {
+        self.serving.checksum()
+    }
+
+    /// Holdings of the serving view that found no room in it.
+    pub fn refused(&self) -> u64 {
+        self.serving.refused.count
+    }
+
+    /// Memory of the serving view and of the staged one, in bytes.
+    pub fn bytes(&self) -> usize {
+        let staged = self.staged.as_ref().map_or(0, |(_, staged)| staged.view.bytes());
+        self.serving.view.bytes().saturating_add(staged)
+    }
+
+    /// Frees a part of a view that is no longer read. False once nothing is left.
+    pub fn free_some(&mut self) -> bool {
+        self.remains.free_some()
     }
 
     /// Version of the serving view, `None` before the first snapshot.
@@ -108,14 +170,25 @@ impl Replica {
     /// # Errors
     /// When it does not fit; [`Replica::in_step`] is false from then until the next complete snapshot.
     pub fn apply(&mut self, update: Update) -> Result<(), OutOfStep> {
+        self.apply_within(usize::MAX, update)
+    }
+
+    /// As [`Replica::apply`], as long as [`Replica::bytes`] stays within `limit`: further holdings are refused. When a
+    /// staged view finds no room beside the serving one, that is given up before its time.
+    ///
+    /// # Errors
+    /// As [`Replica::apply`]; to refuse a holding is none.
+    pub fn apply_within(&mut self, limit: usize, update: Update) -> Result<(), OutOfStep> {
+        self.remains.free_some();
         let applied = match update {
             Update::Begin(position) => {
-                self.staged = Some((position, PrefixView::new()));
+                let unfinished = self.staged.replace((position, Bounded::default()));
+                self.retire(unfinished.map(|(_, staged)| staged));
                 Ok(())
             }
-            Update::Part(run) => self.stage(run),
+            Update::Part(run) => self.stage(&run, limit),
             Update::End { checksum } => self.swap(checksum),
-            Update::Delta(delta) => self.advance(delta),
+            Update::Delta(delta) => self.advance(&delta, limit),
         };
         if applied.is_err() {
             self.in_step = false;
@@ -123,46 +196,69 @@ impl Replica {
         applied
     }
 
-    fn stage(&mut self, run: Run) -> Result<(), OutOfStep> {
-        let (_, view) = self.staged.as_mut().ok_or(OutOfStep::NoSnapshot)?;
-        store(view, &run);
+    fn stage(&mut self, run: &Run, limit: usize) -> Result<(), OutOfStep> {
+        let (position, mut staged) = self.staged.take().ok_or(OutOfStep::NoSnapshot)?;
+        for &hash in &run.hashes {
+            let beside = limit.saturating_sub(self.serving.view.bytes());
+            if staged.view.insert_within(beside, run.slot, hash) == Stored::Refused {
+                self.give_up_serving();
+                staged.store(limit, run.slot, hash);
+            }
+        }
+        self.staged = Some((position, staged));
         Ok(())
     }
 
     fn swap(&mut self, checksum: u64) -> Result<(), OutOfStep> {
-        let (position, view) = self.staged.take().ok_or(OutOfStep::NoSnapshot)?;
-        if view.checksum() != checksum {
+        let (position, staged) = self.staged.take().ok_or(OutOfStep::NoSnapshot)?;
+        if staged.checksum() != checksum {
+            self.retire(Some(staged));
             return Err(OutOfStep::Checksum);
         }
-        self.view = view;
+        let old = core::mem::replace(&mut self.serving, staged);
+        self.retire(Some(old));
         self.position = Some(position);
         self.in_step = true;
         Ok(())
     }
 
     /// A view that is out of step stays as it is: a delta on top of a wrong base helps nobody.
-    fn advance(&mut self, delta: Delta) -> Result<(), OutOfStep> {
+    fn advance(&mut self, delta: &Delta, limit: usize) -> Result<(), OutOfStep> {
         if !self.in_step || self.position != Some(delta.from) {
             return Err(OutOfStep::Gap);
         }
         for run in &delta.removed {
+            run.hashes.iter().for_each(|&hash| self.serving.remove(run.slot, hash));
+        }
+        let staged = self.staged.as_ref().map_or(0, |(_, staged)| staged.view.bytes());
+        let limit = limit.saturating_sub(staged);
+        for run in &delta.stored {
             for &hash in &run.hashes {
-                self.view.remove(run.slot, hash);
+                self.serving.store(limit, run.slot, hash);
             }
         }
-        delta.stored.iter().for_each(|run| store(&mut self.view, run));
         let version = delta.from.version.saturating_add(1);
         self.position = Some(Position { version, ..delta.from });
-        if self.view.checksum() == delta.checksum {
+        if self.serving.checksum() == delta.checksum {
             Ok(())
         } else {
             Err(OutOfStep::Checksum)
         }
     }
-}
 
-fn store(view: &mut PrefixView, run: &Run) {
-    for &hash in &run.hashes {
-        view.insert(run.slot, hash);
+    fn give_up_serving(&mut self) {
+        if !self.serving.view.is_empty() {
+            let old = core::mem::take(&mut self.serving);
+            self.retire(Some(old));
+        }
+        self.position = None;
+        self.in_step = false;
+    }
+
+    /// Two that follow each other closely cost the time to free what is left of the first.
+    fn retire(&mut self, old: Option<Bounded>) {
+        if let Some(old) = old {
+            self.remains = old.view.into();
+        }
     }
 }

@@ -22,6 +22,7 @@ pub struct Router {
     seats: Vec<SeatOwner>,
     link: Link,
     max_staleness_ms: u64,
+    view_limit: usize,
 }
 
 /// A prompt as far as it could be understood.
@@ -108,7 +109,13 @@ impl Router {
             seats: Vec::new(),
             link: Link::Never,
             max_staleness_ms,
+            view_limit: usize::MAX,
         }
+    }
+
+    /// Bounds the memory of all views together, in bytes.
+    pub fn set_view_limit(&mut self, bytes: usize) {
+        self.view_limit = bytes;
     }
 
     /// Changes `max_staleness_ms`.
@@ -165,16 +172,26 @@ impl Router {
     /// # Errors
     /// When the view needs a new snapshot.
     pub fn apply(&mut self, pool: &str, update: Update) -> Result<(), OutOfStep> {
+        let others = self.pools.iter().filter(|state| state.pool.name != pool);
+        let taken = others.fold(0_usize, |sum, state| sum.saturating_add(state.replica.bytes()));
+        let limit = self.view_limit.saturating_sub(taken);
         let Some(state) = self.pools.iter_mut().find(|state| state.pool.name == pool) else {
             return Ok(());
         };
-        state.replica.apply(update)?;
+        state.replica.apply_within(limit, update)?;
         let epoch = state.replica.position().map(|position| position.epoch);
         if let Some(next) = state.next.take_if(|next| Some(next.epoch) == epoch) {
             state.pool = next;
             self.assign_seats();
         }
         Ok(())
+    }
+
+    /// Frees some of the views that are no longer read; to be called every now and then.
+    pub fn free_some(&mut self) {
+        for state in &mut self.pools {
+            state.replica.free_some();
+        }
     }
 
     /// Every pool that requests are routed to.
@@ -251,7 +268,7 @@ impl Router {
         };
         let reads_view = matches!(footing.rung, Rung::Exact | Rung::Stale);
         let overlaps = if reads_view {
-            state.replica.view().depths(blocks)
+            state.replica.view().depths_by(blocks, state.pool.stride)
         } else {
             Depths::default()
         };

@@ -6,20 +6,60 @@
 
 use crate::Slot;
 use crate::hash::SequenceHash;
-use crate::worker_sets::{SetId, WorkerSets};
-use alloc::{boxed::Box, vec, vec::Vec};
+use crate::holders::{HolderSets, Holders, Sets};
+use crate::shard::Shard;
+use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 /// Shards grow one at a time, so that no single insertion moves more than 1/256 of the view.
 const SHARDS: usize = 256;
 
-/// Which slots hold which block. Memory: 12 bytes per entry at a load of 68 to 85 %, 14 to 18 bytes, plus each
-/// distinct set of holders once.
+/// Which slots hold which block. Memory: 17.8 to 20 bytes per entry whoever holds it, as long as all its holders are
+/// below 64; besides those, each distinct set of holders takes up to 560 bytes, once.
 #[derive(Debug)]
 pub struct PrefixView {
-    shards: Box<[Shard]>,
-    sets: WorkerSets,
+    shards: Vec<Shard>,
+    sets: HolderSets,
     entries: usize,
+    table_bytes: usize,
     checksum: u64,
+}
+
+/// What became of a holding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is new.
+    New,
+    /// It was there.
+    Known,
+    /// There is no room for it.
+    Refused,
+}
+
+/// What is left of a view that nobody reads any more: freeing one of 50 million blocks at once takes too long.
+#[derive(Debug, Default)]
+pub struct Remains {
+    shards: Vec<Shard>,
+    sets: Vec<Sets>,
+}
+
+impl Remains {
+    /// Frees a 64th. False once nothing is left.
+    pub fn free_some(&mut self) -> bool {
+        let kept = self.shards.len().saturating_sub(SHARDS / 64);
+        self.shards.truncate(kept);
+        self.sets.pop();
+        !(self.shards.is_empty() && self.sets.is_empty())
+    }
+}
+
+impl From<PrefixView> for Remains {
+    fn from(view: PrefixView) -> Self {
+        Self {
+            shards: view.shards,
+            sets: view.sets.into_tables(),
+        }
+    }
 }
 
 /// Leading blocks of one prompt that each slot holds.
@@ -48,28 +88,51 @@ impl PrefixView {
     /// An empty view.
     pub fn new() -> Self {
         Self {
-            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
-            sets: WorkerSets::new(),
+            shards: (0..SHARDS).map(Shard::new).collect(),
+            sets: HolderSets::new(),
             entries: 0,
+            table_bytes: 0,
             checksum: 0,
         }
     }
 
     /// Says that `slot` holds `hash`. False if it was known.
     pub fn insert(&mut self, slot: Slot, hash: SequenceHash) -> bool {
+        self.insert_within(usize::MAX, slot, hash) == Stored::New
+    }
+
+    /// As [`PrefixView::insert`], unless the view would take more than `limit` bytes.
+    pub fn insert_within(&mut self, limit: usize, slot: Slot, hash: SequenceHash) -> Stored {
+        let room = limit.saturating_sub(self.bytes());
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else {
-            return false;
+            return Stored::Refused;
         };
-        let place = shard.place_for(key_of(hash));
-        let set = shard.set(place);
-        if self.sets.contains(set, slot) {
-            return false;
+        match shard.find(hash) {
+            Some(place) => {
+                let holders = shard.holders(place);
+                if self.sets.contains(holders, slot) {
+                    return Stored::Known;
+                }
+                let Some(more) = self.sets.toggled(holders, slot, room) else {
+                    return Stored::Refused;
+                };
+                shard.replace(place, more);
+            }
+            None => {
+                let growth = shard.growth();
+                if growth > room {
+                    return Stored::Refused;
+                }
+                let Some(holders) = self.sets.toggled(Holders::NONE, slot, room.saturating_sub(growth)) else {
+                    return Stored::Refused;
+                };
+                shard.add(hash, holders);
+                self.table_bytes = self.table_bytes.saturating_add(growth);
+                self.entries = self.entries.saturating_add(1);
+            }
         }
-        // Entries of the table always have holders, so an empty set tells a new one.
-        self.entries = self.entries.saturating_add(usize::from(set == SetId::EMPTY));
-        shard.replace_set(place, self.sets.toggled(set, slot));
         self.checksum = self.checksum.wrapping_add(holding_checksum(slot, hash));
-        true
+        Stored::New
     }
 
     /// Says that `slot` no longer holds `hash`. False if it was not known to.
@@ -77,19 +140,24 @@ impl PrefixView {
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else {
             return false;
         };
-        let Some(place) = shard.find(key_of(hash)) else {
+        let Some(place) = shard.find(hash) else {
             return false;
         };
-        let set = shard.set(place);
-        if !self.sets.contains(set, slot) {
+        let holders = shard.holders(place);
+        if !self.sets.contains(holders, slot) {
             return false;
         }
-        match self.sets.toggled(set, slot) {
-            SetId::EMPTY => {
+        // What remains may be a set that nobody else has, so a removal can take memory; it is never refused.
+        match self.sets.toggled(holders, slot, usize::MAX) {
+            Some(Holders::NONE) => {
+                let before = shard.bytes();
                 shard.take_out(place);
+                let freed = before.saturating_sub(shard.bytes());
+                self.table_bytes = self.table_bytes.saturating_sub(freed);
                 self.entries = self.entries.saturating_sub(1);
             }
-            set => shard.replace_set(place, set),
+            Some(fewer) => shard.replace(place, fewer),
+            None => return false,
         }
         self.checksum = self.checksum.wrapping_sub(holding_checksum(slot, hash));
         true
@@ -97,7 +165,7 @@ impl PrefixView {
 
     /// Whether `slot` holds `hash`.
     pub fn holds(&self, slot: Slot, hash: SequenceHash) -> bool {
-        self.sets.contains(self.set_of(hash), slot)
+        self.sets.contains(self.holders_of(hash), slot)
     }
 
     /// Blocks with at least one holder.
@@ -120,20 +188,33 @@ impl PrefixView {
     ///
     /// Costs about `log2(prompt.len())` probes for each distinct depth, not one for each block.
     pub fn depths(&self, prompt: &[SequenceHash]) -> Depths {
+        self.depths_by(prompt, NonZeroU32::MIN)
+    }
+
+    /// As [`PrefixView::depths`] of a view that has every `stride`-th block of a prefix only: depths are rounded down
+    /// to a multiple of it.
+    pub fn depths_by(&self, prompt: &[SequenceHash], stride: NonZeroU32) -> Depths {
+        let stride = stride.get() as usize;
+        // Steps are numbered as blocks are without a stride: the first ends at depth `stride`.
+        let steps = prompt.len().checked_div(stride).unwrap_or(0);
+        let last_of = |step: usize| step.saturating_add(1).saturating_mul(stride).saturating_sub(1);
         let mut depths = Depths::default();
-        let at = |depth: usize| prompt.get(depth).map_or(SetId::EMPTY, |&hash| self.set_of(hash));
+        let at = |step: usize| {
+            let hash = prompt.get(last_of(step));
+            hash.map_or(Holders::NONE, |&hash| self.holders_of(hash))
+        };
         let first = at(0);
-        if first == SetId::EMPTY {
+        if first == Holders::NONE {
             return depths;
         }
         // Gallop to the first power of two that nobody reaches; depths lie in [low, high).
         let mut low = (0, first);
-        let mut high = (prompt.len(), SetId::EMPTY);
+        let mut high = (steps, Holders::NONE);
         let mut pending = Vec::new();
         let mut reach = 1_usize;
-        while reach < prompt.len() {
+        while reach < steps {
             let set = at(reach);
-            if set == SetId::EMPTY {
+            if set == Holders::NONE {
                 high = (reach, set);
                 break;
             }
@@ -149,7 +230,7 @@ impl PrefixView {
             }
             if high.0.saturating_sub(low.0) <= 1 {
                 self.sets
-                    .for_each_difference(low.1, high.1, |slot| depths.set(slot, high.0));
+                    .for_each_difference(low.1, high.1, |slot| depths.set(slot, high.0.saturating_mul(stride)));
                 continue;
             }
             let middle = low.0.midpoint(high.0);
@@ -160,19 +241,16 @@ impl PrefixView {
         depths
     }
 
-    /// Bytes of the table itself, without the interned sets.
-    pub fn table_bytes(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.keys.len().saturating_mul(12))
-            .fold(0, usize::saturating_add)
+    /// Memory that it takes, in bytes: the table, and the interned sets.
+    pub fn bytes(&self) -> usize {
+        self.table_bytes.saturating_add(self.sets.bytes())
     }
 
-    fn set_of(&self, hash: SequenceHash) -> SetId {
+    fn holders_of(&self, hash: SequenceHash) -> Holders {
         let Some(shard) = self.shards.get(shard_of(hash)) else {
-            return SetId::EMPTY;
+            return Holders::NONE;
         };
-        shard.find(key_of(hash)).map_or(SetId::EMPTY, |place| shard.set(place))
+        shard.find(hash).map_or(Holders::NONE, |place| shard.holders(place))
     }
 }
 
@@ -192,124 +270,4 @@ pub fn holding_checksum(slot: Slot, hash: SequenceHash) -> u64 {
 
 fn shard_of(hash: SequenceHash) -> usize {
     usize::from(hash.0.to_be_bytes()[0])
-}
-
-/// The table marks free places with 0; the one hash that is 0 is stored as 1.
-fn key_of(hash: SequenceHash) -> u64 {
-    hash.0.max(1)
-}
-
-/// Open addressing with linear probing. Our own because of the budget: 8-byte keys and 4-byte sets in two arrays
-/// that grow by a quarter cost at most 18 bytes an entry; a general map pads to 16 and doubles.
-#[derive(Debug, Default)]
-struct Shard {
-    keys: Vec<u64>,
-    sets: Vec<SetId>,
-    used: usize,
-}
-
-impl Shard {
-    fn find(&self, key: u64) -> Option<usize> {
-        let mut place = self.home(key);
-        for _ in 0..self.keys.len() {
-            match self.keys.get(place) {
-                Some(&found) if found == key => return Some(place),
-                Some(0) | None => return None,
-                Some(_) => place = self.after(place),
-            }
-        }
-        None
-    }
-
-    /// Where `key` stands, with an empty set if it was not there.
-    fn place_for(&mut self, key: u64) -> usize {
-        if let Some(place) = self.find(key) {
-            return place;
-        }
-        if self.used.saturating_add(1).saturating_mul(100) > self.keys.len().saturating_mul(85) {
-            self.resize(self.keys.len().saturating_mul(5).div_ceil(4).max(16));
-        }
-        self.put(key, SetId::EMPTY)
-    }
-
-    fn put(&mut self, key: u64, set: SetId) -> usize {
-        let mut place = self.home(key);
-        while self.keys.get(place).is_some_and(|&found| found != 0) {
-            place = self.after(place);
-        }
-        self.write(place, key, set);
-        self.used = self.used.saturating_add(1);
-        place
-    }
-
-    /// Frees `place` and closes the gap, so that probing may stop at the first free place.
-    fn take_out(&mut self, mut place: usize) {
-        self.used = self.used.saturating_sub(1);
-        let mut next = self.after(place);
-        for _ in 0..self.keys.len() {
-            let key = self.keys.get(next).copied().unwrap_or(0);
-            if key == 0 {
-                break;
-            }
-            if self.distance(self.home(key), next) >= self.distance(place, next) {
-                let set = self.set(next);
-                self.write(place, key, set);
-                place = next;
-            }
-            next = self.after(next);
-        }
-        self.write(place, 0, SetId::EMPTY);
-        if self.keys.len() > 64 && self.used.saturating_mul(3) < self.keys.len() {
-            self.resize(self.keys.len().div_ceil(2));
-        }
-    }
-
-    fn resize(&mut self, capacity: usize) {
-        let keys = core::mem::replace(&mut self.keys, vec![0; capacity]);
-        let sets = core::mem::replace(&mut self.sets, vec![SetId::EMPTY; capacity]);
-        self.used = 0;
-        for (key, set) in keys.into_iter().zip(sets) {
-            if key != 0 {
-                self.put(key, set);
-            }
-        }
-    }
-
-    /// Where probing for `key` starts. The top byte chose the shard, so the next bits are scaled to the capacity.
-    fn home(&self, key: u64) -> usize {
-        let fraction = (key >> 24) & 0xFFFF_FFFF;
-        let place = fraction.wrapping_mul(self.keys.len() as u64) >> 32;
-        usize::try_from(place).unwrap_or(0)
-    }
-
-    fn after(&self, place: usize) -> usize {
-        let next = place.saturating_add(1);
-        if next >= self.keys.len() { 0 } else { next }
-    }
-
-    /// Steps of probing from `from` to `to`.
-    fn distance(&self, from: usize, to: usize) -> usize {
-        if to >= from {
-            to.saturating_sub(from)
-        } else {
-            to.saturating_add(self.keys.len()).saturating_sub(from)
-        }
-    }
-
-    fn write(&mut self, place: usize, key: u64, set: SetId) {
-        if let (Some(old_key), Some(old_set)) = (self.keys.get_mut(place), self.sets.get_mut(place)) {
-            *old_key = key;
-            *old_set = set;
-        }
-    }
-
-    fn set(&self, place: usize) -> SetId {
-        self.sets.get(place).copied().unwrap_or(SetId::EMPTY)
-    }
-
-    fn replace_set(&mut self, place: usize, set: SetId) {
-        if let Some(old) = self.sets.get_mut(place) {
-            *old = set;
-        }
-    }
 }

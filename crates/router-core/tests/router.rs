@@ -32,6 +32,7 @@ fn pool(epoch: u64, workers: u16) -> Pool {
         tokenizer: Some(ArtefactId::of(b"tokenizer")),
         template: None,
         kv_events: true,
+        stride: std::num::NonZeroU32::MIN,
         weights: CostWeights::default(),
         temperature: 0.0,
         inject_tokens: false,

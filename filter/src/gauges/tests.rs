@@ -67,6 +67,7 @@ fn pool(workers: u16) -> Pool {
         tokenizer: None,
         template: None,
         kv_events: true,
+        stride: std::num::NonZeroU32::MIN,
         weights: CostWeights::default(),
         temperature: 0.0,
         inject_tokens: false,

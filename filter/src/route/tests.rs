@@ -24,6 +24,7 @@ fn pool(name: &str) -> Pool {
         tokenizer: Some(ArtefactId([1; 16])),
         template: None,
         kv_events: true,
+        stride: std::num::NonZeroU32::MIN,
         weights: CostWeights::default(),
         temperature: 0.0,
         inject_tokens: false,
