@@ -272,7 +272,14 @@ async fn start_pool(
         max_rank_blocks: config.index.max_rank_blocks,
         max_pool_blocks: config.index.max_pool_blocks,
     };
-    let (task, handle) = PoolTask::new(&config.name, epoch, shape, delta_interval, metrics);
+    let (task, handle) = PoolTask::new(
+        &config.name,
+        epoch,
+        shape,
+        config.view.max_bytes,
+        delta_interval,
+        metrics,
+    );
     background.spawn(task.run());
     let members = Members::new(handle.clone(), metrics.clone(), running.changed.clone(), pool.levels);
     let members = Arc::new(members);

@@ -71,6 +71,12 @@ pub struct Metrics {
     pub filters: Gauge,
     /// Bytes sent to filters.
     pub sync_bytes: Counter,
+    /// Streams given up as their filters took no messages.
+    pub sync_stalled: Counter,
+    view_blocks: Family<PoolLabels, Gauge>,
+    view_bytes: Family<PoolLabels, Gauge>,
+    view_depth_limit: Family<PoolLabels, Gauge>,
+    view_hidden: Family<PoolLabels, Gauge>,
 }
 
 /// What one rank counts.
@@ -147,6 +153,17 @@ impl Metrics {
             resyncs: register!("sync_resyncs", "Fresh snapshots given to a connected filter, by reason"),
             filters: register!("sync_filters", "Filters connected"),
             sync_bytes: register!("sync_bytes", "Bytes sent to filters"),
+            sync_stalled: register!("sync_stalled", "Streams given up as their filters took no messages"),
+            view_blocks: register!("view_blocks", "Blocks in the view that filters get"),
+            view_bytes: register!("view_bytes", "Memory that the view takes in each VM"),
+            view_depth_limit: register!(
+                "view_depth_limit",
+                "Depth beyond which blocks are not in the view, as it would be larger than view.max_mib; 0: none"
+            ),
+            view_hidden: register!(
+                "view_hidden_blocks",
+                "Blocks of ranks beyond that depth when it was last set"
+            ),
             registry: Arc::new(Registry::default()),
         };
         metrics.registry = Arc::new(registry);
@@ -285,6 +302,18 @@ impl RankMetrics {
 }
 
 impl PoolMetrics {
+    /// What the view takes.
+    pub fn show_view(&self, entries: usize, bytes: usize) {
+        set(&self.all.view_blocks, &self.pool, entries as u64);
+        set(&self.all.view_bytes, &self.pool, bytes as u64);
+    }
+
+    /// How deep it shows, and what it does not.
+    pub fn show_limit(&self, depth: Option<u32>, hidden: u64) {
+        set(&self.all.view_depth_limit, &self.pool, u64::from(depth.unwrap_or(0)));
+        set(&self.all.view_hidden, &self.pool, hidden);
+    }
+
     /// What the index did with an event's blocks.
     pub fn count_blocks(&self, tally: &Tally) {
         let Tally {
@@ -337,4 +366,9 @@ impl ParityMetrics {
             state,
         }
     }
+}
+
+fn set(gauges: &Family<PoolLabels, Gauge>, pool: &str, value: u64) {
+    let gauge = gauges.get_or_create_owned(&PoolLabels { pool: pool.to_owned() });
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }

@@ -152,6 +152,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             "epoch": epoch.to_string(),
             "version": position.map(|position| position.version),
             "block_size": layout.block_size,
+            "view": *handle.view.borrow(),
             "tokenizer": tokenizer,
             "template": template,
             "exact": inexact_because.is_none(),

@@ -184,6 +184,16 @@ impl Index {
         self.set_grid(grid, changes);
     }
 
+    /// How many (slot, block) pairs would be shown at each depth (of 1, 2, …) if there were no limit to it. Takes time in
+    /// proportion to what all ranks hold.
+    pub fn reachable_by_depth(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        for rank in &self.ranks {
+            rank.count_by_depth(&mut counts);
+        }
+        counts
+    }
+
     /// Blocks of one rank that are reachable at a level.
     pub fn reachable(&self, rank: Slot, level: Level) -> usize {
         self.rank(rank).map_or(0, |index| index.reachable(level))

@@ -71,6 +71,24 @@ impl RankIndex {
             .shown(self.by_hash.iter().map(|&at| &self.nodes[at as usize]))
     }
 
+    /// Adds to `counts[depth - 1]` under how many slots a block would be shown if there were no limit to the depth.
+    pub(super) fn count_by_depth(&self, counts: &mut Vec<u64>) {
+        let unlimited = Grid {
+            limit: u32::MAX,
+            ..self.window.grid
+        };
+        for &at in &self.by_hash {
+            let node = &self.nodes[at as usize];
+            let depth = node.depth() as usize;
+            if depth > 0 && unlimited.shows(node.depth()) {
+                if counts.len() < depth {
+                    counts.resize(depth, 0);
+                }
+                counts[depth - 1] += self.window.slots[node.reach().index()..].iter().flatten().count() as u64;
+            }
+        }
+    }
+
     /// Rows of up to `count` nodes from number `from` on, and the number to go on from.
     pub(super) fn blocks(&self, from: u32, count: u32) -> (Vec<Block>, Option<u32>) {
         let total = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proto::v1::Ack;
 use router_core::replica::Position;
 use serde::Serialize;
 
@@ -25,12 +26,29 @@ pub struct Filter {
     acked: BTreeMap<String, Acked>,
 }
 
-/// A position, as shown.
-#[derive(Clone, Debug, Serialize)]
-struct Acked {
-    /// In decimal; beyond what JSON readers take for a number.
+/// A view as its filter sees it, as shown. Large numbers in decimal: they are beyond what JSON readers take for a number.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Acked {
     epoch: String,
     version: u64,
+    checksum: String,
+    entries: u64,
+    bytes: u64,
+    /// (Block, rank) pairs that found no room.
+    refused: u64,
+}
+
+impl From<&Ack> for Acked {
+    /// Without the position.
+    fn from(ack: &Ack) -> Self {
+        Self {
+            checksum: ack.checksum.to_string(),
+            entries: ack.entries,
+            bytes: ack.bytes,
+            refused: ack.refused,
+            ..Self::default()
+        }
+    }
 }
 
 /// A filter's place in the list, which it leaves when this is dropped.
@@ -70,11 +88,12 @@ impl Filters {
 
 impl Connected {
     /// The filter's view of a pool stands there.
-    pub fn ack(&self, pool: &str, position: Position) {
+    pub fn ack(&self, pool: &str, position: Position, view: Acked) {
         if let Some(filter) = self.filters.lock().connected.get_mut(&self.number) {
             let Position { epoch, version } = position;
             let epoch = epoch.to_string();
-            filter.acked.insert(pool.to_owned(), Acked { epoch, version });
+            let acked = Acked { epoch, version, ..view };
+            filter.acked.insert(pool.to_owned(), acked);
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The sync protocol's server: settings, artefacts, fleet, snapshots and deltas to every filter.
 
+pub mod bound;
 pub mod codec;
 pub mod filters;
+pub mod log;
 pub mod pool;
 pub mod publisher;
+pub mod snapshot;
 mod stream;
 
 use std::sync::Arc;

@@ -2,23 +2,26 @@
 //! for a point to start from.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::MAX_HASHES_PER_MESSAGE;
 use proto::view::PoolUpdate;
 use router_core::Slot;
 use router_core::hash::{BlockLayout, SequenceHash};
 use router_core::levels::Level;
-use router_core::replica::{Position, Run, Update};
+use router_core::replica::{Position, Update};
 use router_core::view::{Depths, PrefixView};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::bound::{Bound, UNLIMITED, ViewStatus};
 use super::codec::Encoded;
+use super::log::{DeltaLog, Deltas};
 use super::publisher::Publisher;
+use super::snapshot::Snapshot;
 use crate::admin::metrics::{Metrics, PoolMetrics};
 use crate::admin::status::RankStatus;
 use crate::events::{Batch, Event};
@@ -28,13 +31,10 @@ use crate::index::{Block, Change, Index, NotBlocks, SavedBlocks, Shape, Tally};
 const MAX_PENDING_CHANGES: usize = 20_000;
 /// Messages of a rank that wait until it is taken out of the view. Beyond them that is done at once.
 const MAX_WAITING: usize = 4096;
+/// A snapshot is shared as long as no more deltas than that, or than an eighth of it, came since.
+const SHARED_BYTES: usize = 2 << 20;
 /// Messages that wait for the pool's task.
 const QUEUE: usize = 1024;
-/// Deltas that a slow subscriber may be behind before it gets a snapshot instead.
-const MAX_BEHIND: usize = 256;
-/// Deltas kept for subscribers that come back; in bytes and in number.
-const RECENT_BYTES: usize = 8 << 20;
-const RECENT_DELTAS: usize = 4096;
 
 /// What a pool's task is told.
 #[derive(Debug)]
@@ -75,67 +75,19 @@ pub enum Input {
 /// Some of a rank's blocks, and where to go on.
 pub type BlocksPage = (Vec<Block>, Option<u32>);
 
-/// One encoded delta.
-#[derive(Clone, Debug)]
-pub struct EncodedDelta {
-    /// The version that it makes.
-    pub version: u64,
-    /// The message.
-    pub message: Encoded,
-}
-
 /// Where a subscriber starts, and everything after.
-#[derive(Debug)]
 pub struct Start {
-    /// What brings it up to date.
-    pub base: Base,
+    /// What brings it up to the version from which the deltas go on; `None`: it is there.
+    pub snapshot: Option<Arc<Snapshot>>,
     /// All deltas after that.
-    pub deltas: broadcast::Receiver<EncodedDelta>,
+    pub deltas: Deltas,
 }
 
-/// What brings a subscriber up to date.
-#[derive(Debug)]
-pub enum Base {
-    /// The deltas since its position.
-    Recent(Vec<Encoded>),
-    /// The whole view.
-    Snapshot(Arc<Snapshot>),
-}
-
-/// A view at one version.
-#[derive(Debug)]
-pub struct Snapshot {
-    pool: String,
-    position: Position,
-    checksum: u64,
-    holdings: Vec<(Slot, Vec<SequenceHash>)>,
-}
-
-impl Snapshot {
-    /// The messages that carry it, each made when it is needed.
-    pub fn messages(&self) -> impl Iterator<Item = Encoded> + use<'_> {
-        let count: usize = self.holdings.iter().map(|(_, hashes)| hashes.len()).sum();
-        let encode = move |update| {
-            let update = PoolUpdate {
-                pool: self.pool.clone(),
-                update,
-            };
-            Encoded::new(update.to_message(count as u64))
-        };
-        let parts = self.holdings.iter().flat_map(|(slot, hashes)| {
-            let chunks = hashes.chunks(MAX_HASHES_PER_MESSAGE);
-            chunks.map(|chunk| {
-                Update::Part(Run {
-                    slot: *slot,
-                    hashes: chunk.to_vec(),
-                })
-            })
-        });
-        let begin = std::iter::once(Update::Begin(self.position));
-        let end = std::iter::once(Update::End {
-            checksum: self.checksum,
-        });
-        begin.chain(parts).chain(end).map(encode)
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("snapshot", &self.snapshot)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,6 +99,8 @@ pub struct PoolHandle {
     /// How its workers cut prompts into blocks.
     pub layout: BlockLayout,
     inputs: mpsc::Sender<Input>,
+    /// The view as it is.
+    pub view: watch::Receiver<ViewStatus>,
 }
 
 impl PoolHandle {
@@ -203,9 +157,10 @@ pub struct PoolTask {
     draining: HashMap<Slot, VecDeque<Vec<Event>>>,
     /// What the filters have, to answer questions about it.
     view: PrefixView,
-    recent: VecDeque<EncodedDelta>,
-    recent_bytes: usize,
-    deltas: broadcast::Sender<EncodedDelta>,
+    holdings: usize,
+    bound: Bound,
+    shown: watch::Sender<ViewStatus>,
+    log: DeltaLog,
     /// The last one, while anyone still reads it.
     snapshot: Weak<Snapshot>,
     ranks: HashMap<Slot, Arc<RankStatus>>,
@@ -213,8 +168,16 @@ pub struct PoolTask {
 }
 
 impl PoolTask {
-    /// A task without ranks, and its handle.
-    pub fn new(name: &str, epoch: u64, shape: Shape, interval: Duration, metrics: &Metrics) -> (Self, PoolHandle) {
+    /// A task without ranks, and its handle. `max_bytes`: what its view may take in a VM.
+    pub fn new(
+        name: &str,
+        epoch: u64,
+        shape: Shape,
+        max_bytes: usize,
+        interval: Duration,
+        metrics: &Metrics,
+    ) -> (Self, PoolHandle) {
+        let (shown, view) = watch::channel(ViewStatus::default());
         let name: Arc<str> = name.into();
         let (sender, inputs) = mpsc::channel(QUEUE);
         let task = Self {
@@ -227,9 +190,10 @@ impl PoolTask {
             pending: Vec::new(),
             draining: HashMap::new(),
             view: PrefixView::new(),
-            recent: VecDeque::new(),
-            recent_bytes: 0,
-            deltas: broadcast::Sender::new(MAX_BEHIND),
+            holdings: 0,
+            bound: Bound::new(max_bytes),
+            shown,
+            log: DeltaLog::new(),
             snapshot: Weak::new(),
             ranks: HashMap::new(),
             metrics: metrics.pool(&name),
@@ -238,6 +202,7 @@ impl PoolTask {
             name,
             layout: shape.layout,
             inputs: sender,
+            view,
         };
         (task, handle)
     }
@@ -382,92 +347,101 @@ impl PoolTask {
         if self.pending.is_empty() {
             return;
         }
+        self.publish();
+        if self.keep_bound() {
+            self.publish();
+        }
+        let (entries, bytes, checksum) = (self.view.len(), self.view.bytes(), self.publisher.checksum());
+        self.shown
+            .send_modify(|status| (status.entries, status.bytes, status.checksum) = (entries, bytes, checksum));
+        self.metrics.show_view(entries, bytes);
+    }
+
+    fn publish(&mut self) {
         for delta in self.publisher.publish(&self.pending) {
-            let version = delta.from.version + 1;
             for run in &delta.removed {
                 for &hash in &run.hashes {
-                    self.view.remove(run.slot, hash);
+                    self.holdings -= usize::from(self.view.remove(run.slot, hash));
                 }
             }
             for run in &delta.stored {
                 for &hash in &run.hashes {
-                    self.view.insert(run.slot, hash);
+                    self.holdings += usize::from(self.view.insert(run.slot, hash));
                 }
             }
             let update = PoolUpdate {
                 pool: self.name.to_string(),
                 update: Update::Delta(delta),
             };
-            let delta = EncodedDelta {
-                version,
-                message: Encoded::new(update.to_message(0)),
-            };
             self.metrics.deltas.inc();
-            self.keep(delta.clone());
-            // Nobody may be listening.
-            let _ = self.deltas.send(delta);
+            self.log.push(Encoded::new(update.to_message(0)), self.holdings * 8);
         }
         self.pending.clear();
         self.pending.shrink_to(MAX_PENDING_CHANGES);
     }
 
-    fn keep(&mut self, delta: EncodedDelta) {
-        self.recent_bytes += delta.message.size();
-        self.recent.push_back(delta);
-        while self.recent_bytes > RECENT_BYTES || self.recent.len() > RECENT_DELTAS {
-            let Some(oldest) = self.recent.pop_front() else { break };
-            self.recent_bytes -= oldest.message.size();
-        }
-    }
-
     /// Nothing is pending when this is called, so base and deltas meet without a gap.
     fn start(&mut self, from: Option<Position>) -> Start {
-        let base = match from.and_then(|from| self.since(from)) {
-            Some(deltas) => Base::Recent(deltas),
-            None => {
-                self.metrics.snapshots.inc();
-                Base::Snapshot(self.snapshot())
-            }
-        };
+        let epoch = self.publisher.position().epoch;
+        let from = from.filter(|from| from.epoch == epoch && self.log.bytes_after(from.version).is_some());
+        if let Some(from) = from {
+            return Start {
+                snapshot: None,
+                deltas: self.log.follow(from.version),
+            };
+        }
+        self.metrics.snapshots.inc();
+        let snapshot = self.snapshot();
         Start {
-            base,
-            deltas: self.deltas.subscribe(),
+            deltas: self.log.follow(snapshot.position.version),
+            snapshot: Some(snapshot),
         }
     }
 
-    fn since(&self, from: Position) -> Option<Vec<Encoded>> {
-        let now = self.publisher.position();
-        let missing = now
-            .version
-            .checked_sub(from.version)
-            .filter(|_| from.epoch == now.epoch)?;
-        let skip = self.recent.len().checked_sub(usize::try_from(missing).ok()?)?;
-        Some(
-            self.recent
-                .iter()
-                .skip(skip)
-                .map(|delta| delta.message.clone())
-                .collect(),
-        )
-    }
-
+    /// One that others are reading will do, as long as it and what came after it are not much more than a new one: filters
+    /// that come together share one.
     fn snapshot(&mut self) -> Arc<Snapshot> {
-        let position = self.publisher.position();
-        if let Some(last) = self.snapshot.upgrade().filter(|last| last.position == position) {
-            return last;
+        if let Some(last) = self.snapshot.upgrade() {
+            let since = self.log.bytes_after(last.position.version);
+            if since.is_some_and(|since| since <= (last.bytes / 8).max(SHARED_BYTES)) {
+                return last;
+            }
         }
-        let holdings = self
-            .index
-            .holdings()
-            .map(|(slot, hashes)| (slot, hashes.collect::<Vec<_>>()));
-        let snapshot = Arc::new(Snapshot {
-            pool: self.name.to_string(),
-            position,
-            checksum: self.publisher.checksum(),
-            holdings: holdings.filter(|(_, hashes)| !hashes.is_empty()).collect(),
-        });
+        let (position, checksum) = (self.publisher.position(), self.publisher.checksum());
+        let snapshot = Arc::new(Snapshot::new(&self.name, position, checksum, self.index.holdings()));
         self.snapshot = Arc::downgrade(&snapshot);
         snapshot
+    }
+
+    /// Keeps the view within its bound. True if that has made changes.
+    fn keep_bound(&mut self) -> bool {
+        let (bytes, now) = (self.view.bytes_at_most(), Instant::now());
+        if !self.bound.is_due(bytes, now) {
+            return false;
+        }
+        let by_depth = self.index.reachable_by_depth();
+        let Some(limit) = self.bound.adjust(bytes, &by_depth, now) else {
+            return false;
+        };
+        let hidden = by_depth.iter().skip(limit as usize).sum();
+        let depth_limit = Some(limit).filter(|&limit| limit != UNLIMITED);
+        self.shown.send_modify(|status| {
+            status.hidden = hidden;
+            status.depth_limit = depth_limit;
+        });
+        self.metrics.show_limit(depth_limit, hidden);
+        match depth_limit {
+            Some(limit) => tracing::warn!(
+                pool = &*self.name,
+                bytes,
+                limit,
+                hidden,
+                "the view is larger than view.max_mib: blocks beyond a depth of `limit` are not shown; a view.stride costs less"
+            ),
+            None => tracing::info!(pool = &*self.name, "the view has room for all blocks again"),
+        }
+        self.index.set_depth_limit(limit, &mut self.pending);
+        true
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt};
 use proto::fleet::artefact_id;
 use proto::v1;
 use proto::v1::from_filter::Message as FromFilter;
@@ -12,29 +11,30 @@ use proto::view::position_from_wire;
 use router_core::fleet::ArtefactId;
 use router_core::replica::Position;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use tokio_stream::StreamMap;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{StreamExt, StreamMap};
 use tonic::{Status, Streaming};
 
 use super::SyncService;
 use super::codec::Encoded;
-use super::filters::Connected;
-use super::pool::{Base, EncodedDelta, Start, artefact_messages};
+use super::filters::{Acked, Connected};
+use super::log::Deltas;
+use super::pool::{Start, artefact_messages};
 use crate::fleet::Published;
 
 /// How long a filter may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a filter may take no message before its stream is given up.
+const STALLED: Duration = Duration::from_secs(10);
 /// Positions in a hello that are read.
 const MAX_POSITIONS: usize = 4096;
-
-/// Deltas of one pool, by its place in the service's list; `None`: some were missed.
-type Deltas = BoxStream<'static, Option<EncodedDelta>>;
 
 pub(super) struct FilterStream {
     service: SyncService,
     requests: Streaming<v1::FromFilter>,
     outbox: mpsc::Sender<Result<Encoded, Status>>,
+    /// By the pool's place in the service's list.
     deltas: StreamMap<usize, Deltas>,
     /// Artefacts that the filter has.
     held: HashSet<ArtefactId>,
@@ -116,7 +116,7 @@ impl FilterStream {
                     }
                 }
                 Some((index, delta)) = self.deltas.next() => match delta {
-                    Some(delta) => self.send(delta.message).await?,
+                    Some(delta) => self.send(delta).await?,
                     None => {
                         self.service.metrics.count_resync(&self.service.pools[index].name, "lagging");
                         self.follow(index, None).await?;
@@ -163,8 +163,8 @@ impl FilterStream {
     async fn answer(&mut self, request: v1::FromFilter, listed: &Connected) -> Result<(), Ended> {
         let resync = match request.message {
             Some(FromFilter::Resync(resync)) => resync,
-            Some(FromFilter::Ack(v1::Ack { position, .. })) => {
-                self.note(position, listed);
+            Some(FromFilter::Ack(ack)) => {
+                self.note(ack, listed);
                 return Ok(());
             }
             // A repeated hello asks for nothing.
@@ -185,11 +185,12 @@ impl FilterStream {
     }
 
     /// Acknowledgements of pools that are not ours say nothing, and could be any number.
-    fn note(&self, position: Option<v1::PoolPosition>, listed: &Connected) {
-        if let Ok((pool, position)) = position_from_wire("ack.position", position)
+    fn note(&self, ack: v1::Ack, listed: &Connected) {
+        let view = Acked::from(&ack);
+        if let Ok((pool, position)) = position_from_wire("ack.position", ack.position)
             && self.service.pools.iter().any(|known| *known.name == pool)
         {
-            listed.ack(&pool, position);
+            listed.ack(&pool, position, view);
         }
     }
 
@@ -197,27 +198,28 @@ impl FilterStream {
     async fn follow(&mut self, index: usize, known: Option<Position>) -> Result<(), Ended> {
         self.deltas.remove(&index);
         let pool = self.service.pools[index].clone();
-        let Start { base, deltas } = pool.subscribe(known).await.ok_or(Ended)?;
-        match base {
-            Base::Recent(messages) => {
-                for message in messages {
-                    self.send(message).await?;
-                }
-            }
-            Base::Snapshot(snapshot) => {
-                for message in snapshot.messages() {
-                    self.send(message).await?;
-                }
+        let Start { snapshot, deltas } = pool.subscribe(known).await.ok_or(Ended)?;
+        if let Some(snapshot) = snapshot {
+            for message in snapshot.messages.iter() {
+                self.send(message.clone()).await?;
             }
         }
-        let deltas: Deltas = BroadcastStream::new(deltas).map(Result::ok).boxed();
         self.deltas.insert(index, deltas);
         Ok(())
     }
 
+    /// A filter that takes nothing for too long is given up: it would hold its snapshot's memory.
     async fn send(&mut self, message: Encoded) -> Result<(), Ended> {
         self.service.metrics.sync_bytes.inc_by(message.size() as u64);
-        self.outbox.send(Ok(message)).await.map_err(|_| Ended)
+        match self.outbox.send_timeout(Ok(message), STALLED).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                self.service.metrics.sync_stalled.inc();
+                tracing::warn!("filter given up: it takes no messages");
+                Err(Ended)
+            }
+            Err(SendTimeoutError::Closed(_)) => Err(Ended),
+        }
     }
 }
 

@@ -362,9 +362,11 @@ impl Filter {
             pool: POOL.to_owned(),
             reason: "checksum".to_owned(),
         };
-        let message = v1::FromFilter {
-            message: Some(v1::from_filter::Message::Resync(resync)),
-        };
+        self.send(v1::from_filter::Message::Resync(resync)).await;
+    }
+
+    pub(crate) async fn send(&mut self, message: v1::from_filter::Message) {
+        let message = v1::FromFilter { message: Some(message) };
         self.stream.as_mut().unwrap().0.send(message).await.unwrap();
     }
 

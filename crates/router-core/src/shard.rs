@@ -8,6 +8,8 @@ use alloc::{vec, vec::Vec};
 const FULLEST: usize = 90;
 /// by an eighth, after which it is 80 % full: 17.8 to 20 bytes an entry.
 const GROWTH: (usize, usize) = (9, 8);
+/// It shrinks to 80 % when it is emptier than this, in percent: 23 bytes an entry.
+const EMPTIEST: usize = 70;
 /// Capacity of a shard's first table; one in four adds 0, 1, 2 or 3 to it, so that they do not grow all at once and the
 /// view as a whole is some 85 % full at any size.
 const FIRST_CAPACITY: usize = 24;
@@ -117,7 +119,9 @@ impl Shard {
         if let Some(key) = self.keys.get_mut(place) {
             *key = FREE;
         }
-        if self.keys.len() > self.first_capacity && self.used.saturating_mul(2) < self.keys.len() {
+        if self.keys.len() > self.first_capacity
+            && self.used.saturating_mul(100) < self.keys.len().saturating_mul(EMPTIEST)
+        {
             let fitting = self.used.saturating_mul(5).div_ceil(4);
             self.resize(fitting.max(self.first_capacity));
         }

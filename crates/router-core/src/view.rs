@@ -14,6 +14,9 @@ use core::num::NonZeroU32;
 /// Shards grow one at a time, so that no single insertion moves more than 1/256 of the view.
 const SHARDS: usize = 256;
 
+/// The most that an entry takes, in bytes, in a view of some 10,000 entries or more that does not shrink.
+pub const BYTES_PER_ENTRY: usize = 20;
+
 /// Which slots hold which block. Memory: 17.8 to 20 bytes per entry whoever holds it, as long as all its holders are
 /// below 64; besides those, each distinct set of holders takes up to 560 bytes, once.
 #[derive(Debug)]
@@ -244,6 +247,12 @@ impl PrefixView {
     /// Memory that it takes, in bytes: the table, and the interned sets.
     pub fn bytes(&self) -> usize {
         self.table_bytes.saturating_add(self.sets.bytes())
+    }
+
+    /// Memory that a view of this content takes once it has settled, in bytes: tables that lost entries are slow to shrink.
+    pub fn bytes_at_most(&self) -> usize {
+        let entries = self.entries.saturating_mul(BYTES_PER_ENTRY);
+        entries.saturating_add(self.sets.bytes())
     }
 
     fn holders_of(&self, hash: SequenceHash) -> Holders {
