@@ -202,6 +202,44 @@ fn what_was_saved_counts_once_the_publisher_has_shown_that_it_is_the_same() {
     assert_eq!(after(&mut gone, Cursor::grace_over), [Effect::Clear]);
 }
 
+#[test]
+fn what_a_failed_replay_did_not_bring_is_learnt_later() {
+    let mut cursor = following(true, 3);
+    assert_eq!(live(&mut cursor, 1, 4), [Effect::Replay { from: 2 }]);
+    let lost = [
+        Effect::Degraded("replay_failed"),
+        Effect::Clear,
+        Effect::Degraded("gap"),
+        Effect::Apply((1, 4)),
+    ];
+    assert_eq!(ended(&mut cursor, false), lost);
+    // Nothing is given up before the first message is there.
+    assert_eq!(after(&mut cursor, Cursor::idle), [Effect::Replay { from: 0 }]);
+    assert_eq!(ended(&mut cursor, false), [Effect::Degraded("replay_failed")]);
+    assert_eq!(after(&mut cursor, Cursor::idle), [Effect::Replay { from: 0 }]);
+    assert_eq!(
+        replayed(&mut cursor, 1, 0),
+        [Effect::Clear, Effect::Whole, Effect::Apply((1, 0))]
+    );
+    for sequence in 1..5 {
+        assert_eq!(replayed(&mut cursor, 1, sequence), [Effect::Apply((1, sequence))]);
+    }
+    assert_eq!(ended(&mut cursor, true), [Effect::Whole]);
+    assert_eq!(after(&mut cursor, Cursor::idle), [Effect::Replay { from: 4 }]);
+}
+
+#[test]
+fn a_buffer_that_starts_too_late_is_not_asked_again_and_again() {
+    let mut cursor = following(true, 3);
+    live(&mut cursor, 1, 4);
+    ended(&mut cursor, false);
+    after(&mut cursor, Cursor::idle);
+    assert_eq!(replayed(&mut cursor, 1, 3), [Effect::Degraded("replay_too_short")]);
+    assert_eq!(replayed(&mut cursor, 1, 4), []);
+    assert_eq!(ended(&mut cursor, true), [Effect::Degraded("replay_too_short")]);
+    assert_eq!(after(&mut cursor, Cursor::idle), [Effect::Replay { from: 4 }]);
+}
+
 fn live_message(cursor: &mut Cursor<Carried>, message: Message<Carried>) -> Effects<Carried> {
     after(cursor, |cursor, effects| cursor.live(message, effects))
 }
@@ -279,6 +317,8 @@ struct World {
     /// Replies under way, the end last.
     replay: Option<std::collections::VecDeque<Option<Message<Carried>>>>,
     is_connected: bool,
+    /// Whether a message was spoilt on the way.
+    has_spoilt: bool,
     /// Messages that nobody can read.
     poisons: BTreeSet<Content>,
     /// What the engine's cache holds.
@@ -358,6 +398,7 @@ impl World {
             on_the_way: Vec::new(),
             replay: None,
             is_connected: true,
+            has_spoilt: false,
             poisons: BTreeSet::new(),
             cache: BTreeSet::new(),
             applied: Vec::new(),
@@ -424,6 +465,7 @@ impl World {
                 let mut message = self.on_the_way.remove(0);
                 if matches!(act, Act::DeliverSpoilt) {
                     message = spoilt(self.incarnation, message.sequence);
+                    self.has_spoilt = true;
                 }
                 if matches!(act, Act::DeliverTwice) {
                     self.tell(|cursor, effects| cursor.live(message.clone(), effects));
@@ -541,6 +583,8 @@ proptest! {
             prop_assert_eq!(world.applied.last().map(|(_, sequence)| *sequence), readable);
             prop_assert!(world.view.is_subset(&world.cache), "ghosts: {:?} of {:?}", world.view, world.cache);
         }
+        let can_be_whole = can_replay && world.kept_from == 0 && world.poisons.is_empty() && !world.has_spoilt;
+        prop_assert!(world.is_whole || !can_be_whole, "{:?} of {:?}", world.view, world.cache);
         if world.is_whole {
             let all = world.applied.first().is_none_or(|(_, sequence)| *sequence == 0);
             prop_assert!(all, "whole, but starts at {:?}", world.applied.first());

@@ -21,6 +21,9 @@ const MAX_HELD_MESSAGES: usize = 20_000;
 const MAX_HELD_BYTES: usize = 64 << 20;
 /// Replays in a row that bring nothing before a gap is given up.
 const MAX_FRUITLESS_REPLAYS: u32 = 3;
+/// What is lacked and may still be had: the replay broke off, or did not bring it.
+const REPLAY_FAILED: &str = "replay_failed";
+const GAP: &str = "gap";
 
 /// What a message carries; read only if the message counts.
 pub trait Payload {
@@ -111,6 +114,8 @@ enum Why {
     Connected,
     Doubt,
     Probe,
+    /// What is known lacks messages that a replay did not bring: all of them, from the first.
+    Relearn,
 }
 
 /// What is to be done for messages with the payload `P`.
@@ -228,10 +233,11 @@ impl<P: Payload> Cursor<P> {
         }
     }
 
-    /// Nothing came for a while: ask whether something was missed.
+    /// Nothing came for a while: ask whether something was missed. What was lost because replays failed is asked for again.
     pub fn idle(&mut self, effects: &mut Effects<P>) {
         if self.phase == Phase::Following && self.can_replay {
-            self.ask(Why::Probe, effects);
+            let lost = matches!(self.lacks, Some(REPLAY_FAILED | GAP));
+            self.ask(if lost { Why::Relearn } else { Why::Probe }, effects);
         }
     }
 
@@ -280,6 +286,22 @@ impl<P: Payload> Cursor<P> {
         if verified {
             return self.take_replayed(message, effects);
         }
+        if why == Why::Relearn {
+            // Only now that it comes, what is known gives way; a buffer that starts later has no more than we have.
+            if message.sequence == 0 {
+                self.phase = Phase::Replaying {
+                    verified: true,
+                    why: Why::Connected,
+                };
+                self.forget(effects);
+                return self.take_replayed(message, effects);
+            }
+            self.phase = Phase::Replaying {
+                verified: false,
+                why: Why::Probe,
+            };
+            self.degrade("replay_too_short", effects);
+        }
         match self.last {
             Some(last) if message.sequence < last.sequence => {}
             Some(last) if message.sequence == last.sequence && message.fingerprint == last.fingerprint => {
@@ -327,7 +349,7 @@ impl<P: Payload> Cursor<P> {
                 self.forget(effects);
             }
             if why != Why::Probe {
-                self.degrade("replay_failed", effects);
+                self.degrade(REPLAY_FAILED, effects);
             } else if std::mem::take(&mut self.replay_works) {
                 effects.push(Effect::Reconnect);
             }
@@ -348,7 +370,7 @@ impl<P: Payload> Cursor<P> {
             }
             self.held_bytes = self.held_bytes.saturating_sub(message.bytes);
             if sequence > next {
-                self.jump("gap", message, effects);
+                self.jump(GAP, message, effects);
             } else if sequence == next {
                 self.apply(message, effects);
             } else {
@@ -367,7 +389,10 @@ impl<P: Payload> Cursor<P> {
             why,
         };
         effects.push(Effect::Replay {
-            from: self.last.map_or(0, |last| last.sequence),
+            from: self
+                .last
+                .filter(|_| why != Why::Relearn)
+                .map_or(0, |last| last.sequence),
         });
     }
 
