@@ -4,6 +4,7 @@
 //! in [`run`], which also asserts what must hold after any traffic: no VM trapped, no 5xx was answered, nothing is
 //! booked any more.
 
+pub mod crowd;
 pub mod oddities;
 pub mod prompts;
 pub mod state;

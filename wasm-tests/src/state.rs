@@ -1,6 +1,6 @@
 //! What the parts say about their state, in the metrics that `docs/metrics.md` explains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -218,6 +218,46 @@ pub async fn views_true(bed: &Testbed) -> Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+/// Waits until the control plane's index is, block by block, what the engines' caches hold, and every VM's view is that
+/// index.
+///
+/// # Errors
+/// When that takes too long; with the number of ghosts (blocks that only the index has) and of lost ones.
+pub async fn blocks_true(bed: &Testbed) -> Result<()> {
+    views_true(bed).await?;
+    eventually("an index without ghosts and without losses", || async {
+        let (mut ghosts, mut lost) = (0, 0);
+        for engine in &bed.engines {
+            for (rank, cached) in (0..).zip(engine.cached_hashes(&bed.client).await?) {
+                let indexed = indexed_hashes(bed, engine.endpoint(), rank).await?;
+                ghosts += indexed.difference(&cached).count();
+                lost += cached.difference(&indexed).count();
+            }
+        }
+        ensure!((ghosts, lost) == (0, 0), "{ghosts} ghosts, {lost} lost");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The engine's own hashes of a rank's blocks in the control plane's view.
+async fn indexed_hashes(bed: &Testbed, endpoint: &str, rank: u32) -> Result<BTreeSet<String>> {
+    let pool = Status::read(bed).await?.pool()["name"]
+        .as_str()
+        .context("pool name")?
+        .to_owned();
+    let path = format!("/v1/blocks?pool={pool}&endpoint={endpoint}&dp_rank={rank}");
+    let text = bed.client.get(&bed.control_plane()?.url(&path)).await?.text();
+    let mut hashes = BTreeSet::new();
+    for line in text.lines() {
+        let block: Value = serde_json::from_str(line)?;
+        if block["visible"] == true {
+            hashes.insert(block["engine_hash"].as_str().context("engine_hash")?.to_owned());
+        }
+    }
+    Ok(hashes)
 }
 
 /// Blocks by endpoint and dp rank.

@@ -1,5 +1,6 @@
 //! One simulated engine.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -188,6 +189,20 @@ impl Engine {
             .iter()
             .map(|rank| rank["blocks"].as_array().map(Vec::len).context("blocks"))
             .collect()
+    }
+
+    /// Its own hashes of the blocks in its prefix cache, by rank.
+    ///
+    /// # Errors
+    /// When it does not answer, or not as expected.
+    pub async fn cached_hashes(&self, client: &Client) -> Result<Vec<BTreeSet<String>>> {
+        let cache = self.cache(client).await?;
+        let hashes = |rank: &Value| {
+            let blocks = rank["blocks"].as_array()?.iter();
+            blocks.map(|block| Some(block["hash"].as_str()?.to_owned())).collect()
+        };
+        let ranks = cache["ranks"].as_array().context("ranks")?.iter();
+        ranks.map(hashes).collect::<Option<_>>().context("blocks with hashes")
     }
 
     /// Requests accepted and not yet over: `GET /debug/requests`.

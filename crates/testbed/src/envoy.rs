@@ -91,6 +91,8 @@ pub struct Envoy {
     listener: String,
     admin: String,
     client: Client,
+    config: Value,
+    run_dir: PathBuf,
 }
 
 impl Envoy {
@@ -114,9 +116,25 @@ impl Envoy {
             listener: String::new(),
             admin: String::new(),
             client,
+            config,
+            run_dir: run_dir.to_owned(),
         };
         (this.admin, this.listener) = this.addresses(&admin_file).await?;
         Ok(this)
+    }
+
+    /// Starts it again, after [`Process::kill`] or instead of it, on the ports that it had.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        manifest::set_envoy_ports(&mut self.config, &self.listener, &self.admin)?;
+        let name = self.process.name().to_owned();
+        let (process, admin_file) = launch(&name, &self.options, &self.config, &self.run_dir)?;
+        self.process = process;
+        (self.admin, self.listener) = self.addresses(&admin_file).await?;
+        Ok(())
     }
 
     /// URL of a path on its listener.
@@ -243,6 +261,8 @@ fn launch(name: &str, options: &EnvoyOptions, config: &Value, run_dir: &Path) ->
     let config_file = run_dir.join(format!("{name}.json"));
     fs::write(&config_file, serde_json::to_string_pretty(config)?)?;
     let admin_file = run_dir.join(format!("{name}.admin"));
+    // An earlier process may have left it.
+    let _ = fs::remove_file(&admin_file);
     let mut args = vec!["--disable-hot-restart".into()];
     option(&mut args, "config-path", &config_file);
     option(&mut args, "admin-address-path", &admin_file);

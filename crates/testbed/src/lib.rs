@@ -30,6 +30,7 @@ mod envoy;
 mod manifest;
 mod process;
 mod wait;
+mod wire;
 
 pub use artefacts::{model_dir, workspace_root};
 pub use bed::{Builder, Testbed};
@@ -39,6 +40,7 @@ pub use engine::{Engine, EngineOptions};
 pub use envoy::{Envoy, EnvoyOptions, Mode};
 pub use process::Process;
 pub use wait::{DEADLINE, eventually};
+pub use wire::{Relay, Wire};
 
 /// The model that the simulated engines serve.
 pub const MODEL: &str = "Qwen/Qwen3-0.6B";

@@ -70,6 +70,18 @@ pub(crate) fn envoy(options: &EnvoyOptions, engines: &[Engine], sync: &str, port
     Ok(config)
 }
 
+/// Makes an Envoy listen where it did before.
+pub(crate) fn set_envoy_ports(config: &mut Value, listener: &str, admin: &str) -> Result<()> {
+    for (address, pointer) in [
+        (admin, "/admin/address/socket_address"),
+        (listener, "/static_resources/listeners/0/address/socket_address"),
+    ] {
+        let (_, port) = address.rsplit_once(':').context("an address without a port")?;
+        set_port(at(config, pointer)?, "127.0.0.1", port.parse()?);
+    }
+    Ok(())
+}
+
 /// The control plane's configuration.
 pub(crate) fn control_plane(engines: &[Engine], changes: &Map<String, Value>, listen: [&str; 2]) -> Result<Value> {
     let mut config = read("control-plane.yaml")?;
