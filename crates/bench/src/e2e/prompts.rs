@@ -15,6 +15,9 @@ const TEXTS: usize = 3;
 /// Stands in a text where each request gets its own mark.
 const MARK: &str = "################";
 
+/// Words of a cold prompt between two marks: less than a remembered piece, and enough for the text to stay prose.
+const MARKED_WORDS: usize = 80;
+
 /// Words of one message of a known conversation.
 const MESSAGE_WORDS: usize = 600;
 
@@ -131,11 +134,16 @@ impl Template {
     }
 }
 
-/// One long user message; every message begins with the mark.
+/// One long user message. Every message begins with the mark and has it again every few words, so that the filter
+/// remembers no piece of it either.
 fn document(random: &mut Rng, words: usize) -> Value {
+    let passages = words.saturating_sub(20).div_ceil(MARKED_WORDS);
+    let text: String = (0..passages)
+        .map(|_| format!("{MARK} {} ", passage(random, MARKED_WORDS)))
+        .collect();
     json!([
         {"role": "system", "content": format!("{MARK} Answer briefly.")},
-        {"role": "user", "content": format!("{MARK} {}", passage(random, words.saturating_sub(20)))},
+        {"role": "user", "content": text.trim_end()},
     ])
 }
 
