@@ -24,6 +24,8 @@ const MAX_FRUITLESS_REPLAYS: u32 = 3;
 /// What is lacked and may still be had: the replay broke off, or did not bring it.
 const REPLAY_FAILED: &str = "replay_failed";
 const GAP: &str = "gap";
+/// What an earlier process lacked, for a reason that is not known any more.
+const RESTORED_INCOMPLETE: &str = "restored_incomplete";
 
 /// What a message carries; read only if the message counts.
 pub trait Payload {
@@ -177,7 +179,7 @@ impl<P: Payload> Cursor<P> {
             last: Some(Applied { sequence, fingerprint }),
             first,
             holds: true,
-            lacks: (!whole).then_some("restored_incomplete"),
+            lacks: (!whole).then_some(RESTORED_INCOMPLETE),
             unproven: true,
             ..Self::new(can_replay)
         }
@@ -236,7 +238,7 @@ impl<P: Payload> Cursor<P> {
     /// Nothing came for a while: ask whether something was missed. What was lost because replays failed is asked for again.
     pub fn idle(&mut self, effects: &mut Effects<P>) {
         if self.phase == Phase::Following && self.can_replay {
-            let lost = matches!(self.lacks, Some(REPLAY_FAILED | GAP));
+            let lost = matches!(self.lacks, Some(REPLAY_FAILED | GAP | RESTORED_INCOMPLETE));
             self.ask(if lost { Why::Relearn } else { Why::Probe }, effects);
         }
     }
