@@ -25,6 +25,7 @@ use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, Poo
 use crate::discovery::fixed;
 use crate::discovery::members::Members;
 use crate::discovery::slots::Slots;
+use crate::dynamo::pool::DynamoPool;
 use crate::events::keep::Keeping;
 use crate::events::listen::{self, Publishers};
 use crate::events::zmq::{Feed, FeedRank, Source};
@@ -360,6 +361,19 @@ async fn start_pool(
             &mut *background
         };
         tasks.spawn(feed.run(ready));
+    }
+    if let Some(dynamo) = config.dynamo {
+        let pool = DynamoPool {
+            config: dynamo,
+            layout: shape.layout,
+            events: events.clone(),
+            pool: handle,
+            members,
+            slots,
+            asker: asker.clone(),
+            metrics: metrics.pool(&config.name),
+        };
+        background.spawn(pool.run(readiness.hold_back(format!("pool {}: Dynamo's workers", config.name))));
     }
     if let Some(asker) = asker {
         for (endpoint, connected) in connected {

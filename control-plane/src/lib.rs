@@ -2,7 +2,8 @@
 //!
 //! Data flows one way: socket ([`events::zmq`]) -> [`events::cursor`] (gap, replay, restart, duplicates; pure) ->
 //! [`events::decode`] (bytes to events; pure, and only for what is applied) -> [`index`] (one writer per pool; exact)
-//! -> changes of the prefix view -> [`sync::publisher`] (batched deltas) -> every filter. Beside it, [`parity`] asks
+//! -> changes of the prefix view -> [`sync::publisher`] (batched deltas) -> every filter. Dynamo's workers have ways of their own for
+//! the first half of it: [`dynamo`]. Beside it, [`parity`] asks
 //! workers whether they make our tokens, and [`fleet`] publishes the fleet accordingly. [`app`] wires it all up, in boot
 //! order.
 
@@ -10,6 +11,7 @@ pub mod admin;
 pub mod app;
 pub mod config;
 pub mod discovery;
+pub mod dynamo;
 pub mod events;
 pub mod fleet;
 pub mod index;

@@ -61,6 +61,7 @@ pub struct Metrics {
     replays: Family<RankReasonLabels, Counter>,
     connections: Family<ReasonLabels, Counter>,
     blocks: Family<PoolReasonLabels, Counter>,
+    dynamo: Family<PoolReasonLabels, Counter>,
     pool_exact: Family<PoolLabels, Gauge>,
     parity: Family<PoolStateLabels, Gauge>,
     parity_checks: Family<PoolStateLabels, Counter>,
@@ -139,6 +140,10 @@ impl Metrics {
             ),
             replays: register!("kv_replays", "Replays asked of workers, by outcome"),
             blocks: register!("kv_blocks", "Blocks in KV events by what the index did with them"),
+            dynamo: register!(
+                "dynamo_problems",
+                "What Dynamo's discovery service says and cannot be used, by reason"
+            ),
             pool_exact: register!(
                 "pool_exact",
                 "1 if filters are told to route the pool exactly: its tokenizer and template work, and parity allows it"
@@ -312,6 +317,17 @@ impl PoolMetrics {
     pub fn show_limit(&self, depth: Option<u32>, hidden: u64) {
         set(&self.all.view_depth_limit, &self.pool, u64::from(depth.unwrap_or(0)));
         set(&self.all.view_hidden, &self.pool, hidden);
+    }
+
+    /// Something that Dynamo's workers say of themselves cannot be used.
+    pub fn count_dynamo(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            let labels = PoolReasonLabels {
+                pool: self.pool.clone(),
+                reason: reason.to_owned(),
+            };
+            self.all.dynamo.get_or_create(&labels).inc_by(count);
+        }
     }
 
     /// What the index did with an event's blocks.

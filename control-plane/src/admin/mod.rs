@@ -5,6 +5,7 @@ mod questions;
 pub mod readiness;
 pub mod status;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
@@ -144,6 +145,11 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             parity,
         } = pool;
         let inexact_because = pool.inexact_because();
+        let refused: BTreeMap<_, _> = ranks
+            .refused()
+            .into_iter()
+            .map(|(id, why)| (id.to_string(), why))
+            .collect();
         let ranks: Vec<_> = ranks.list().iter().map(|member| member.status.state()).collect();
         // Asked for after the ranks' numbers of blocks, so that this version holds them.
         let position = handle.position().await;
@@ -159,6 +165,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             "inexact_because": inexact_because,
             "parity": parity.to_json(),
             "ranks": ranks,
+            "refused_workers": refused,
         }));
     }
     Json(json!({ "pools": pools, "filters": admin.filters.list() }))

@@ -24,7 +24,8 @@ pub struct RankState {
     slot: u16,
     kv_events: Option<String>,
     replay: Option<String>,
-    /// How a lost message is made good: `replay`, or `none`, and then the rank's view is emptied.
+    /// How a lost message is made good: `replay`, `recovery_query` (Dynamo), or `none`, and then the rank's view is
+    /// emptied.
     repair: &'static str,
     connected: bool,
     last_sequence: Option<u64>,
@@ -47,7 +48,7 @@ impl RankStatus {
             slot: rank.slot.0,
             kv_events: rank.events.clone(),
             replay: rank.replay.clone(),
-            repair: repair(rank.replay.as_deref()),
+            repair: repair(rank.instance_id.is_some(), rank.replay.is_some()),
             connected: false,
             last_sequence: None,
             blocks: 0,
@@ -80,7 +81,7 @@ impl RankStatus {
     pub fn set_source(&self, events: Option<String>, replay: Option<String>) {
         let mut state = self.lock();
         state.kv_events = events;
-        state.repair = repair(replay.as_deref());
+        state.repair = repair(state.instance_id.is_some(), replay.is_some());
         state.replay = replay;
     }
 
@@ -166,7 +167,11 @@ impl RankStatus {
     }
 }
 
-/// What a lost message of a rank with this replay socket is made good by.
-fn repair(replay: Option<&str>) -> &'static str {
-    if replay.is_some() { "replay" } else { "none" }
+/// What a lost message leads to.
+fn repair(is_dynamo: bool, is_answered: bool) -> &'static str {
+    match (is_dynamo, is_answered) {
+        (false, true) => "replay",
+        (true, true) => "recovery_query",
+        (_, false) => "none",
+    }
 }

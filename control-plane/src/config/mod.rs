@@ -1,8 +1,10 @@
 //! The configuration file. Every key, its default, unit and cost: `docs/configuration.md`.
 
+mod dynamo;
 mod pool;
 mod reader;
 
+pub use dynamo::DynamoConfig;
 pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, ViewConfig, WorkerConfig};
 
 use std::net::SocketAddr;

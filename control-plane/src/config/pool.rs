@@ -10,6 +10,7 @@ use router_core::cost::CostWeights;
 use router_core::levels::Levels;
 
 use super::defaults;
+use super::dynamo::{DynamoConfig, read_discovery};
 use super::reader::{At, Mistakes};
 
 /// Workers that serve one model.
@@ -39,8 +40,10 @@ pub struct PoolConfig {
     pub parity: ParityConfig,
     /// Whether workers get the prompt's token ids with the request (Dynamo's `nvext.token_data`).
     pub inject_tokens: bool,
-    /// At least one.
+    /// At least one, unless they are discovered.
     pub workers: Vec<WorkerConfig>,
+    /// Workers that Dynamo's discovery service tells of, instead of `workers`.
+    pub dynamo: Option<DynamoConfig>,
 }
 
 /// What is kept of the workers' caches.
@@ -155,6 +158,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         routing,
         parity,
         workers,
+        discovery,
     ] = at.fields(
         mistakes,
         [
@@ -170,6 +174,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "routing",
             "parity",
             "workers",
+            "discovery",
         ],
     );
     let pool_name = name.required_text(mistakes).unwrap_or_default().to_owned();
@@ -183,6 +188,14 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
     block_size.require(mistakes);
     let (weights, temperature) = read_routing(&routing, mistakes);
     let index = read_index(&index, mistakes);
+    let dynamo = read_discovery(&discovery, directory, mistakes);
+    if dynamo.is_some() && workers.is_set() {
+        mistakes.add(
+            &workers,
+            "set",
+            "discovery tells of the workers already; use another pool for these",
+        );
+    }
     PoolConfig {
         models: read_models(&models, true, taken, mistakes),
         loras: read_models(&loras, false, taken, mistakes),
@@ -193,7 +206,12 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         temperature,
         parity: read_parity(&parity, mistakes),
         inject_tokens: inject_tokens.flag(mistakes, false),
-        workers: read_workers(&workers, index.tiers, taken, mistakes),
+        workers: if dynamo.is_none() {
+            read_workers(&workers, index.tiers, taken, mistakes)
+        } else {
+            Vec::new()
+        },
+        dynamo,
         index,
         view: read_view(&view, mistakes),
         name: pool_name,

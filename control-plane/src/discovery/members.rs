@@ -31,6 +31,7 @@ pub struct Members {
     changed: Arc<Notify>,
     levels: Levels,
     list: Mutex<BTreeMap<Slot, Arc<Member>>>,
+    refused: Mutex<BTreeMap<u64, String>>,
 }
 
 impl Members {
@@ -42,6 +43,7 @@ impl Members {
             changed,
             levels,
             list: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -77,6 +79,16 @@ impl Members {
             member.status.set_source(events, replay);
             self.changed.notify_one();
         }
+    }
+
+    /// These workers are there and cannot be used.
+    pub fn set_refused(&self, refused: BTreeMap<u64, String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// Workers that cannot be used, by Dynamo's id, and why.
+    pub fn refused(&self) -> BTreeMap<u64, String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All of them, by rising slot.

@@ -1,6 +1,7 @@
 //! Which workers there are: those that the configuration file lists ([`fixed`]) and those that a discovery service tells
-//! of. Either way a pool's ranks are its [`Members`](members::Members), which come and go while the process runs.
+//! of (Dynamo's, in a directory: [`file`]). Either way a pool's ranks are its [`Members`](members::Members), which come and go while the process runs.
 
+pub mod file;
 pub mod fixed;
 pub mod members;
 pub mod slots;

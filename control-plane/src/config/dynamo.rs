@@ -1,0 +1,80 @@
+//! `discovery.dynamo` of a pool.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::reader::{At, Mistakes};
+use crate::dynamo::records::Endpoint;
+
+/// Port of a frontend beside its worker, as Dynamo's operator sets it.
+const FRONTEND_PORT: u32 = 8000;
+
+/// Workers that Dynamo's discovery service tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynamoConfig {
+    /// Directory of the file backend.
+    pub directory: PathBuf,
+    /// Where the workers serve.
+    pub endpoint: Endpoint,
+    /// The frontend that leads to all of them; `None`: each worker has one on its own host.
+    pub frontend: Option<SocketAddr>,
+    /// The port of those.
+    pub frontend_port: u16,
+}
+
+/// `None` if absent.
+pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Option<DynamoConfig> {
+    let [dynamo] = at.fields(mistakes, ["dynamo"]);
+    if !at.is_set() {
+        return None;
+    }
+    dynamo.require(mistakes);
+    let [backend, path, namespace, component, endpoint, frontend, frontend_port] = dynamo.fields(
+        mistakes,
+        [
+            "backend",
+            "path",
+            "namespace",
+            "component",
+            "endpoint",
+            "frontend",
+            "frontend_port",
+        ],
+    );
+    if let Some(text) = backend.required_text(mistakes)
+        && text != "file"
+    {
+        mistakes.add(
+            &backend,
+            format!("{text:?}"),
+            "must be file: other backends are not read yet",
+        );
+    }
+    let text = |at: &At<'_>, default: &str, mistakes: &mut Mistakes| at.text(mistakes).unwrap_or(default).to_owned();
+    if frontend.is_set() && frontend_port.is_set() {
+        mistakes.add(&frontend_port, "set", "frontend says the port already");
+    }
+    Some(DynamoConfig {
+        directory: path
+            .required_text(mistakes)
+            .map(|text| directory.join(text))
+            .unwrap_or_default(),
+        endpoint: Endpoint {
+            namespace: namespace.required_text(mistakes).unwrap_or_default().to_owned(),
+            component: text(&component, "backend", mistakes),
+            name: text(&endpoint, "generate", mistakes),
+        },
+        frontend: read_frontend(&frontend, mistakes),
+        frontend_port: u16::try_from(frontend_port.integer(mistakes, 1..=65_535, FRONTEND_PORT)).unwrap_or(0),
+    })
+}
+
+fn read_frontend(at: &At<'_>, mistakes: &mut Mistakes) -> Option<SocketAddr> {
+    let text = at.text(mistakes)?;
+    let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    if address.is_none() {
+        let why = "must be ip:port with a port above 0 (IPv6 in brackets), exactly as the gateway's cluster has it";
+        mistakes.add(at, format!("{text:?}"), why);
+    }
+    address
+}

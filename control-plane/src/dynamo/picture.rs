@@ -1,0 +1,168 @@
+//! From discovery records to the ranks of one pool: pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use router_core::hash::BlockLayout;
+
+use super::query::Target;
+use super::records::{Card, Channel, Instance, Record, Records, Source, WorkerRank};
+use super::wire::KV_EVENTS;
+use crate::config::DynamoConfig;
+
+/// Ranks of one worker beyond which its card is not believed.
+const MAX_RANKS: u32 = 1024;
+
+/// What a pool's workers are, as their records say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Picture {
+    /// Ranks that requests may be sent to.
+    pub ranks: BTreeMap<WorkerRank, Place>,
+    /// Workers at the pool's endpoint that cannot be used, and why.
+    pub refused: BTreeMap<u64, String>,
+}
+
+/// One rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The frontend that leads to it.
+    pub frontend: SocketAddr,
+    /// Who publishes its events, once that is known.
+    pub publisher: Option<Publisher>,
+}
+
+/// Who publishes the events of a rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    /// Its id.
+    pub id: u64,
+    /// Its own socket; `None`: it publishes through NATS or a broker.
+    pub socket: Option<String>,
+    /// Who answers for what was missed.
+    pub recovery: Option<Target>,
+}
+
+impl Picture {
+    /// What `records` say of the pool that `config` describes, whose prompts are cut by `layout`.
+    pub fn of(records: &Records, config: &DynamoConfig, layout: BlockLayout) -> Self {
+        let mut picture = Self::default();
+        let publishers = publishers(records, config);
+        let cards: BTreeMap<u64, &Card> = records
+            .iter()
+            .filter_map(|(_, record)| match record {
+                Record::Model {
+                    endpoint,
+                    instance_id,
+                    card_json,
+                } if *endpoint == config.endpoint => Some((*instance_id, card_json)),
+                _ => None,
+            })
+            .collect();
+        for (_, record) in records.iter() {
+            let Record::Endpoint(instance) = record else { continue };
+            if instance.endpoint != config.endpoint {
+                continue;
+            }
+            // The card comes a moment after the instance.
+            let Some(card) = cards.get(&instance.instance_id) else {
+                continue;
+            };
+            match usable(instance, card, config, layout) {
+                Ok((frontend, ranks)) => picture.ranks.extend(ranks.map(|dp_rank| {
+                    let rank = WorkerRank {
+                        worker_id: instance.instance_id,
+                        dp_rank,
+                    };
+                    let publisher = publishers.get(&rank).cloned();
+                    (rank, Place { frontend, publisher })
+                })),
+                Err(why) => {
+                    picture.refused.insert(instance.instance_id, why);
+                }
+            }
+        }
+        picture
+    }
+}
+
+/// Frontend and ranks of a worker, or why it cannot be used.
+fn usable(
+    instance: &Instance,
+    card: &Card,
+    config: &DynamoConfig,
+    layout: BlockLayout,
+) -> Result<(SocketAddr, std::ops::Range<u32>), String> {
+    let (theirs, block_size) = (card.kv_cache_block_size, layout.block_size.get());
+    if theirs != block_size {
+        return Err(format!(
+            "block size {theirs}, where the pool's block_size is {block_size}"
+        ));
+    }
+    if card.worker_type.as_deref() == Some("prefill") {
+        return Err("a prefill worker, which serves no whole requests".to_owned());
+    }
+    let engine = &card.runtime_config;
+    let eagle = engine.enable_eagle.unwrap_or(false);
+    if eagle != layout.eagle {
+        return Err(format!(
+            "enable_eagle is {eagle}, where the pool's eagle is {}",
+            layout.eagle
+        ));
+    }
+    let frontend = match (config.frontend, instance.transport.address()) {
+        (Some(frontend), _) => frontend,
+        (None, Some((address, _))) => SocketAddr::new(address.ip(), config.frontend_port),
+        (None, None) => {
+            return Err("no TCP address to tell its frontend from: set `frontend`".to_owned());
+        }
+    };
+    let first = engine.data_parallel_start_rank.unwrap_or(0);
+    let size = engine.data_parallel_size.unwrap_or(1).max(1);
+    if size > MAX_RANKS {
+        return Err(format!("{size} ranks are more than {MAX_RANKS}"));
+    }
+    Ok((frontend, first..first.saturating_add(size)))
+}
+
+/// The publisher of each rank: the one whose record came last, if there are several.
+fn publishers(records: &Records, config: &DynamoConfig) -> BTreeMap<WorkerRank, Publisher> {
+    let mut sockets: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut sources = Vec::new();
+    for (arrival, record) in records.iter() {
+        match record {
+            Record::EventChannel {
+                topic,
+                publisher_id,
+                transport: Channel::Zmq { endpoint },
+            } if topic == KV_EVENTS => {
+                sockets.insert(*publisher_id, endpoint);
+            }
+            Record::EventSource {
+                topic,
+                publisher_id,
+                metadata,
+            } if topic == KV_EVENTS => {
+                let endpoint = metadata.kv_state_endpoint.as_ref();
+                if endpoint.is_none_or(|endpoint| *endpoint == config.endpoint) {
+                    sources.push((arrival, *publisher_id, metadata));
+                }
+            }
+            _ => {}
+        }
+    }
+    sources.sort_by_key(|(arrival, ..)| *arrival);
+    let publisher = |(_, id, source): (u64, u64, &Source)| {
+        let recovery = source.recovery_target.as_ref().and_then(|target| {
+            let (address, path) = target.transport.address()?;
+            Some(Target {
+                address,
+                path: path.to_owned(),
+                worker_id: source.worker.worker_id,
+                dp_rank: source.worker.dp_rank,
+            })
+        });
+        let socket = sockets.get(&id).map(|endpoint| (*endpoint).to_owned());
+        (source.worker, Publisher { id, socket, recovery })
+    };
+    sources.into_iter().map(publisher).collect()
+}
