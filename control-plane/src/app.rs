@@ -248,8 +248,8 @@ async fn start_pool(
     running: &mut Pools,
     background: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
-    let directory = config.model_dir.clone();
-    let model = tokio::task::spawn_blocking(move || Model::load(&directory))
+    let (directory, prompts) = (config.model_dir.clone(), config.prompts.clone());
+    let model = tokio::task::spawn_blocking(move || Model::load(&directory, &prompts))
         .await
         .context("loading the model")?;
     let unusable_because = model.inexact_because();

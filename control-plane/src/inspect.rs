@@ -2,12 +2,14 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use prompt::{Body, BodyError, Prompt, Shape};
+use prompt::{Body, BodyError, Frontend, Shape};
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use serde::Serialize;
 
+use crate::config::{self, PromptsConfig};
 use crate::model::Model;
 
 /// Longest input that is read, in bytes.
@@ -36,6 +38,12 @@ pub struct Arguments {
     /// completion.
     #[arg(long)]
     pub path: Option<String>,
+    /// Who makes the prompts: vllm or dynamo.
+    #[arg(long, default_value = "vllm", value_parser = frontend)]
+    pub frontend: Frontend,
+    /// A chat template in place of the model's own.
+    #[arg(long)]
+    pub chat_template: Option<PathBuf>,
     /// The request body; `-` reads standard input.
     pub file: PathBuf,
 }
@@ -65,6 +73,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
         cache_namespace,
         tokens,
         path,
+        frontend,
+        chat_template,
         file,
     } = arguments;
     let input = read_input(file)?;
@@ -79,12 +89,24 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
         );
     }
     let model = model.as_ref().context("--model is needed, except with --tokens")?;
-    let model = Model::load(model);
+    let prompts = PromptsConfig {
+        chat_template: chat_template.clone(),
+        ..PromptsConfig::of(*frontend)
+    };
+    let model = Model::load(model, &prompts);
+    if let Ok((template, _)) = &model.template {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        template.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
     let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
     let salt = body.cache_salt().map(str::to_owned);
     let (prompt, token_ids) = prompt_tokens(&model, &body)?;
     let namespace = cache_namespace.as_deref().or(salt.as_deref());
     report(prompt, token_ids, *block_size, lora.as_deref(), namespace)
+}
+
+fn frontend(name: &str) -> Result<Frontend, &'static str> {
+    config::frontend(name).ok_or("must be vllm or dynamo")
 }
 
 fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>> {
@@ -107,18 +129,8 @@ fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<(Option<Strin
         Err(why) if body.is_conversation() => bail!("the chat template cannot be used: {why}"),
         Err(_) => None,
     };
-    match body.prompt(template)? {
-        Prompt::Tokens(ids) => Ok((None, ids)),
-        Prompt::Text {
-            text,
-            add_special_tokens,
-        } => {
-            let (tokenizer, _) = model.tokenizer.as_ref().map_err(|why| anyhow!("tokenizer: {why}"))?;
-            let mut ids = Vec::new();
-            tokenizer.encode_into(&text, add_special_tokens, &mut ids)?;
-            Ok((Some(text.into_owned()), ids))
-        }
-    }
+    let (ids, text) = model.tokens(body.prompt(template)?).map_err(|why| anyhow!(why))?;
+    Ok((text, ids))
 }
 
 fn report(

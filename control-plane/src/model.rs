@@ -5,9 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use prompt::{ChatTemplate, ModelText};
+use prompt::{ChatTemplate, Frontend, ModelText, Piece, Prompt, Rules};
 use router_core::fleet::ArtefactId;
+use serde::Deserialize;
 use tokenizer::Tokenizer;
+
+use crate::config::PromptsConfig;
 
 /// Longest file that is read from a model directory, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -40,12 +43,45 @@ pub struct Model {
 
 impl Model {
     /// Loads and tries out everything in `directory`: `tokenizer.json`, `tokenizer_config.json` and, where there is
-    /// one, `chat_template.jinja`. A few seconds for a vocabulary of 150,000.
-    pub fn load(directory: &Path) -> Self {
+    /// one, `chat_template.jinja` and `config.json`. A few seconds for a vocabulary of 150,000.
+    pub fn load(directory: &Path, prompts: &PromptsConfig) -> Self {
         Self {
             tokenizer: load_tokenizer(directory),
-            template: load_template(directory),
+            template: load_template(directory, prompts),
         }
+    }
+
+    /// The token ids of a prompt, and its text if it came as one.
+    ///
+    /// # Errors
+    /// If there is no tokenizer, or it fails.
+    pub fn tokens(&self, prompt: Prompt<'_>) -> Result<(Vec<u32>, Option<String>), String> {
+        let tokenizer = || Ok::<_, String>(&self.tokenizer.as_ref().map_err(|why| format!("tokenizer: {why}"))?.0);
+        let mut ids = Vec::new();
+        let text = match prompt {
+            Prompt::Tokens(ids) => return Ok((ids, None)),
+            Prompt::Text {
+                text,
+                add_special_tokens,
+            } => {
+                let encoded = tokenizer()?.encode_into(&text, add_special_tokens, &mut ids);
+                encoded.map_err(|error| error.to_string())?;
+                text.into_owned()
+            }
+            Prompt::Pieces(pieces) => {
+                let tokenizer = tokenizer()?;
+                let mut effort = tokenizer.effort(pieces.iter().map(|piece| piece.as_str().len()).sum());
+                for piece in &pieces {
+                    let encoded = match piece {
+                        Piece::Special(token) => tokenizer.encode_into(token, false, &mut ids),
+                        Piece::Text(text) => tokenizer.encode_plain_into(text, &mut effort, &mut ids),
+                    };
+                    encoded.map_err(|error| error.to_string())?;
+                }
+                pieces.iter().map(Piece::as_str).collect()
+            }
+        };
+        Ok((ids, Some(text)))
     }
 
     /// What filters need of it, as far as it can be used.
@@ -85,18 +121,44 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     Ok((tokenizer, artefact))
 }
 
-fn load_template(directory: &Path) -> Result<(ChatTemplate, Artefact), String> {
+fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTemplate, Artefact), String> {
     let config = read(&directory.join("tokenizer_config.json"))?;
-    let jinja_path = directory.join("chat_template.jinja");
-    let jinja = jinja_path.is_file().then(|| read(&jinja_path)).transpose()?;
+    let of_model = directory.join("chat_template.jinja");
+    let jinja_path = prompts.chat_template.as_ref().unwrap_or(&of_model);
+    let needed = prompts.chat_template.is_some() || jinja_path.is_file();
+    let jinja = needed.then(|| read(jinja_path)).transpose()?;
     let jinja = jinja
         .map(String::from_utf8)
         .transpose()
-        .map_err(|error| format!("chat_template.jinja: {error}"))?;
-    let text = ModelText::from_files(&config, jinja.as_deref()).map_err(|error| error.to_string())?;
+        .map_err(|error| format!("{}: {error}", jinja_path.display()))?;
+    let mut text = ModelText::from_files(&config, jinja.as_deref()).map_err(|error| error.to_string())?;
+    text.rules = Rules {
+        harmony: prompts.rules.frontend == Frontend::Vllm
+            && prompts.harmony.unwrap_or_else(|| is_gpt_oss(directory, &config)),
+        ..prompts.rules.clone()
+    };
     let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
     let json = serde_json::to_vec(&text).map_err(|error| format!("chat template: {error}"))?;
     Ok((template, Artefact::new(json)))
+}
+
+/// As vLLM sees it: by `model_type` in `config.json`. Without that file, by special tokens that no other model has.
+fn is_gpt_oss(directory: &Path, tokenizer_config: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Config {
+        model_type: Option<String>,
+    }
+    let path = directory.join("config.json");
+    if path.is_file() {
+        let config = read(&path)
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Config>(&json).ok());
+        return config.and_then(|config| config.model_type).as_deref() == Some("gpt_oss");
+    }
+    let text = String::from_utf8_lossy(tokenizer_config);
+    ["<|constrain|>", "<|channel|>", "<|call|>"]
+        .iter()
+        .all(|token| text.contains(token))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

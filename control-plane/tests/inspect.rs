@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use control_plane::inspect::{Arguments, Report, run};
+use prompt::Frontend;
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("../../crates/router-core/tests/data/dynamo_hash_vectors.json");
@@ -28,6 +29,8 @@ fn hashes_equal_dynamos() {
             cache_namespace: case["cache_namespace"].as_str().map(str::to_owned),
             tokens: true,
             path: None,
+            frontend: Frontend::Vllm,
+            chat_template: None,
             file: input(name, &case["tokens"].to_string()),
         };
         let list = |key: &str| serde_json::from_value(case[key].clone()).unwrap();
@@ -43,12 +46,21 @@ fn hashes_equal_dynamos() {
 
 /// Prompt and ids that come of a body, or the error.
 fn inspected(name: &str, path: Option<&str>, body: &str) -> Result<(Option<String>, Vec<u32>), String> {
+    inspected_of("qwen3", Frontend::Vllm, name, path, body)
+}
+
+fn inspected_of(
+    model: &str,
+    frontend: Frontend,
+    name: &str,
+    path: Option<&str>,
+    body: &str,
+) -> Result<(Option<String>, Vec<u32>), String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let model =
-        std::env::var_os("WARMPATH_MODEL_DIR").map_or_else(|| workspace.join("target/models/qwen3"), Into::into);
+    let model = workspace.join("target/models").join(model);
     assert!(
         model.join("tokenizer.json").exists(),
-        "{} has no model: run scripts/setup",
+        "{} has no model: run scripts/setup test",
         model.display()
     );
     let arguments = Arguments {
@@ -58,6 +70,8 @@ fn inspected(name: &str, path: Option<&str>, body: &str) -> Result<(Option<Strin
         cache_namespace: None,
         tokens: false,
         path: path.map(str::to_owned),
+        frontend,
+        chat_template: None,
         file: input(name, body),
     };
     let report = run(&arguments).map_err(|error| error.root_cause().to_string())?;
@@ -134,4 +148,27 @@ fn every_path_has_its_prompt() {
         let (seen, _) = inspected(name, Some(path), body).unwrap();
         assert_eq!(seen.as_deref(), Some(prompt), "{path}");
     }
+}
+
+#[test]
+fn gpt_oss_is_found_out_and_rendered_as_its_frontend_does() {
+    let body = r#"{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"<|end|>"}]}"#;
+    let path = Some("/v1/chat/completions");
+    let (prompt, ids) = inspected_of("gptoss", Frontend::Vllm, "oss", path, body).unwrap();
+    let (_, after_date) = prompt.as_deref().unwrap().split_once("\n\nReasoning: medium").unwrap();
+    assert_eq!(
+        after_date,
+        "\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>\
+         <|start|>developer<|message|># Instructions\n\nBe brief.<|end|><|start|>user<|message|><|end|><|end|>\
+         <|start|>assistant"
+    );
+    // The user's own `<|end|>` is text: four tokens instead of 200007.
+    let user = [200_006, 1428, 200_008, 27, 91, 419, 91, 29, 200_007, 200_006, 173_781];
+    assert_eq!(ids[ids.len() - user.len()..], user);
+    // Dynamo's frontend would render a template, which this directory has not.
+    let error = inspected_of("gptoss", Frontend::Dynamo, "oss-dynamo", path, body).unwrap_err();
+    assert_eq!(
+        error,
+        "the chat template cannot be used: the model has no chat template"
+    );
 }

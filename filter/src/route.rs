@@ -4,7 +4,7 @@ use crate::artefacts::Artefacts;
 use crate::state::State;
 use memory::{Memory, Text};
 use prompt::token_data::Splice;
-use prompt::{Body, Prompt as PromptText, Shape};
+use prompt::{Body, Piece, Prompt as PromptText, Shape};
 use router_core::Millis;
 use router_core::fleet::Pool;
 use router_core::hash::{HashSeed, SequenceHash, local_hashes, sequence_hashes};
@@ -12,6 +12,7 @@ use router_core::ladder::Footing;
 use router_core::router::{Decision, Prompt, Router};
 use serde::Deserialize;
 use std::borrow::Cow;
+use tokenizer::{EncodeError, Tokenizer};
 
 /// Bytes of a body per token of its prompt, to guess at prompts that are not read.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -294,12 +295,37 @@ fn understand(
             };
             (read.input_tokens, blocks)
         }
+        // Not remembered: the memory's texts are tokenized as a whole.
+        PromptText::Pieces(pieces) => {
+            let tokens = tokens_of(tokenizer, &pieces).map_err(|_| "tokenizer_error")?;
+            let input_tokens = tokens.len();
+            let blocks = Blocks {
+                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
+                only_prompt,
+                recall: Recall::default(),
+                tokens: pool.inject_tokens.then_some(tokens),
+            };
+            (input_tokens, blocks)
+        }
     };
     Ok(Reading {
         input_tokens: input_tokens as u64,
         inject_tokens: pool.inject_tokens,
         known: Ok(blocks),
     })
+}
+
+/// The ids of a prompt that is tokenized piece by piece.
+fn tokens_of(tokenizer: &Tokenizer, pieces: &[Piece]) -> Result<Vec<u32>, EncodeError> {
+    let mut tokens = Vec::new();
+    let mut effort = tokenizer.effort(pieces.iter().map(|piece| piece.as_str().len()).sum());
+    for piece in pieces {
+        match piece {
+            Piece::Special(token) => tokenizer.encode_into(token, false, &mut tokens)?,
+            Piece::Text(text) => tokenizer.encode_plain_into(text, &mut effort, &mut tokens)?,
+        }
+    }
+    Ok(tokens)
 }
 
 fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {

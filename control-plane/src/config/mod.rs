@@ -2,10 +2,12 @@
 
 mod dynamo;
 mod pool;
+mod prompts;
 mod reader;
 
 pub use dynamo::DynamoConfig;
 pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, ViewConfig, WorkerConfig};
+pub use prompts::{PromptsConfig, frontend};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ use router_core::levels::Levels;
 
 use super::defaults;
 use super::dynamo::{DynamoConfig, read_discovery};
+use super::prompts::{PromptsConfig, read_prompts};
 use super::reader::{At, Mistakes};
 
 /// Workers that serve one model.
@@ -40,6 +41,8 @@ pub struct PoolConfig {
     pub parity: ParityConfig,
     /// Whether workers get the prompt's token ids with the request (Dynamo's `nvext.token_data`).
     pub inject_tokens: bool,
+    /// How workers make prompts.
+    pub prompts: PromptsConfig,
     /// At least one, unless they are discovered.
     pub workers: Vec<WorkerConfig>,
     /// Workers that Dynamo's discovery service tells of, instead of `workers`.
@@ -155,6 +158,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         index,
         view,
         inject_tokens,
+        prompts,
         routing,
         parity,
         workers,
@@ -171,6 +175,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "index",
             "view",
             "inject_tokens",
+            "prompts",
             "routing",
             "parity",
             "workers",
@@ -206,6 +211,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         temperature,
         parity: read_parity(&parity, mistakes),
         inject_tokens: inject_tokens.flag(mistakes, false),
+        prompts: read_prompts(&prompts, directory, mistakes),
         workers: if dynamo.is_none() {
             read_workers(&workers, index.tiers, taken, mistakes)
         } else {

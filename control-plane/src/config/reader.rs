@@ -130,6 +130,18 @@ impl<'n> At<'n> {
         }
     }
 
+    /// A map of any keys and values; empty if absent.
+    pub(super) fn object(&self, mistakes: &mut Mistakes) -> serde_json::Map<String, serde_json::Value> {
+        match self.node.map(|node| node.value.to_json()) {
+            None | Some(serde_json::Value::Null) => serde_json::Map::new(),
+            Some(serde_json::Value::Object(map)) => map,
+            Some(other) => {
+                mistakes.add(self, other, "must be a map");
+                serde_json::Map::new()
+            }
+        }
+    }
+
     /// A text that is not empty; `None` if absent or wrong.
     pub(super) fn text(&self, mistakes: &mut Mistakes) -> Option<&'n str> {
         match self.node.map(|node| &node.value) {
@@ -246,6 +258,23 @@ fn parse_milliseconds(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+impl Value {
+    fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(value) => (*value).into(),
+            Self::Integer(value) => i64::try_from(*value).map_or(serde_json::Value::Null, Into::into),
+            Self::Float(value) => (*value).into(),
+            Self::Text(text) => text.as_str().into(),
+            Self::List(items) => items.iter().map(|item| item.value.to_json()).collect(),
+            Self::Map(entries) => {
+                let entries = entries.iter();
+                entries.map(|(key, node)| (key.clone(), node.value.to_json())).collect()
+            }
+        }
+    }
 }
 
 impl fmt::Display for Value {

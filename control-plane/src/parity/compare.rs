@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use prompt::{Body, Prompt};
+use prompt::Body;
 use serde::Serialize;
 
 use super::probes::Probe;
@@ -55,18 +55,8 @@ pub fn our_ids(model: &Model, probe: &Probe) -> Result<Vec<u32>, String> {
     let bytes = serde_json::to_vec(&probe.body).map_err(|error| error.to_string())?;
     let body = Body::read(probe.shape, &bytes).map_err(|error| error.to_string())?;
     let template = model.template.as_ref().ok().map(|(template, _)| template);
-    match body.prompt(template).map_err(|error| error.to_string())? {
-        Prompt::Tokens(ids) => Ok(ids),
-        Prompt::Text {
-            text,
-            add_special_tokens,
-        } => {
-            let (tokenizer, _) = model.tokenizer.as_ref().map_err(Clone::clone)?;
-            let mut ids = Vec::new();
-            let encoded = tokenizer.encode_into(&text, add_special_tokens, &mut ids);
-            encoded.map(|()| ids).map_err(|error| error.to_string())
-        }
-    }
+    let prompt = body.prompt(template).map_err(|error| error.to_string())?;
+    model.tokens(prompt).map(|(ids, _)| ids)
 }
 
 /// The first difference; `None` if there is none. `vocabulary` is only asked for if there is one.

@@ -80,7 +80,28 @@ pub enum Prompt<'a> {
         text: Cow<'a, str>,
         add_special_tokens: bool,
     },
+    /// Tokenized one by one.
+    Pieces(Vec<Piece>),
     Tokens(Vec<u32>),
+}
+
+/// A part of a prompt that is tokenized by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// One special token.
+    Special(&'static str),
+    /// Text, also where it reads like a special token.
+    Text(String),
+}
+
+impl Piece {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Special(token) => token,
+            Self::Text(text) => text,
+        }
+    }
 }
 
 impl<'a> Body<'a> {
@@ -248,6 +269,7 @@ const KEPT: &[&str] = &[
     "nvext",
     "output_config",
     "previous_response_id",
+    "previous_input_messages",
     "prompt",
     "prompt_embeds",
     "reasoning",
@@ -255,6 +277,7 @@ const KEPT: &[&str] = &[
     "stream",
     "system",
     "thinking",
+    "tool_choice",
     "tools",
     "truncate_prompt_tokens",
     "truncation",

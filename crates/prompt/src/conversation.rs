@@ -7,10 +7,12 @@ mod responses;
 
 use std::borrow::Cow;
 
-use crate::body::{Prompt, Shape};
+use crate::body::{Piece, Prompt, Shape};
 use crate::error::PromptError;
+use crate::harmony;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
+use crate::rules::Frontend;
 use crate::template::{ChatTemplate, Request};
 
 /// The prompt of a request whose `field` holds a conversation. `body_len` is the length of the request in bytes.
@@ -21,6 +23,9 @@ pub(crate) fn prompt(
     body_len: usize,
     template: &ChatTemplate,
 ) -> Result<Prompt<'static>, PromptError> {
+    if template.rules().harmony && template.rules().frontend == Frontend::Vllm {
+        return in_harmony(shape, fields, body_len, template).map(Prompt::Pieces);
+    }
     let (text, add_special_tokens) = match shape {
         Shape::Chat | Shape::Completions => chat(fields, body_len, template)?,
         Shape::Embeddings => embeddings(fields, field, body_len, template)?,
@@ -34,12 +39,56 @@ pub(crate) fn prompt(
     })
 }
 
+/// gpt-oss's prompts.
+fn in_harmony(
+    shape: Shape,
+    fields: &Json<'_>,
+    body_len: usize,
+    template: &ChatTemplate,
+) -> Result<Vec<Piece>, PromptError> {
+    let now = template.now();
+    match shape {
+        Shape::Chat | Shape::Completions => {
+            let chat = harmony::Chat {
+                messages: array(fields, "messages")?,
+                tools: chat_tools(fields, template)?.unwrap_or_default(),
+                reasoning_effort: fields.get_set("reasoning_effort"),
+            };
+            harmony::chat(&chat, now, body_len)
+        }
+        Shape::Messages => anthropic::in_harmony(fields, body_len, template),
+        Shape::Responses => {
+            responses::refuse_unknown(fields)?;
+            harmony::responses(fields, now, body_len)
+        }
+        Shape::Embeddings => Err(PromptError::NoTemplate),
+    }
+}
+
+/// The tools of a chat, unless they are left out.
+fn chat_tools<'r, 'a>(fields: &'r Json<'a>, template: &ChatTemplate) -> Result<Option<&'r [Json<'a>]>, PromptError> {
+    match fields.get_set("tools") {
+        Some(_) if excludes_tools(fields, template) => Ok(None),
+        None => Ok(None),
+        Some(Json::Array(tools)) if tools.is_empty() => Err(bad("tools", "is empty")),
+        Some(Json::Array(tools)) => Ok(Some(tools)),
+        Some(other) => Err(bad("tools", &format!("is {}", other.type_name()))),
+    }
+}
+
+/// Whether `tool_choice` keeps the tools out of the prompt. In Anthropic's form it is an object.
+fn excludes_tools(fields: &Json<'_>, template: &ChatTemplate) -> bool {
+    let choice = fields.get("tool_choice");
+    let is_none = choice.and_then(|choice| choice.as_str().or_else(|| choice.get("type")?.as_str())) == Some("none");
+    is_none && template.rules().exclude_tools_when_tool_choice_none
+}
+
 fn chat(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<(String, bool), PromptError> {
-    refuse(fields, &["chat_template"])?;
     let request = Request {
+        template: requested_template(fields, template)?,
         messages: array(fields, "messages")?,
         key_order: KeyOrder::OfTheType,
-        tools: messages::tools(fields.get_set("tools"))?,
+        tools: chat_tools(fields, template)?.map(messages::tools).transpose()?,
         documents: fields.get_set("documents"),
         reasoning_effort: fields.get_set("reasoning_effort"),
         kwargs: kwargs(fields)?,
@@ -57,12 +106,12 @@ fn embeddings(
     body_len: usize,
     template: &ChatTemplate,
 ) -> Result<(String, bool), PromptError> {
-    refuse(fields, &["chat_template"])?;
     let messages = array(fields, field)?;
     if matches!(messages.first(), Some(Json::Array(_))) {
         return Err(PromptError::UnsupportedField(field));
     }
     let request = Request {
+        template: requested_template(fields, template)?,
         messages,
         key_order: KeyOrder::OfTheType,
         tools: None,
@@ -74,6 +123,15 @@ fn embeddings(
     };
     let add_special_tokens = flag(fields, "add_special_tokens", false)?;
     Ok((template.render(&request, body_len)?, add_special_tokens))
+}
+
+/// The template that a request brings, if the workers use it; else they refuse it.
+fn requested_template<'r>(fields: &'r Json<'_>, template: &ChatTemplate) -> Result<Option<&'r str>, PromptError> {
+    match fields.get_set("chat_template") {
+        None => Ok(None),
+        Some(Json::String(source)) if template.rules().trust_request_chat_template => Ok(Some(source)),
+        Some(_) => Err(PromptError::UnsupportedField("chat_template")),
+    }
 }
 
 /// A boolean field.

@@ -48,6 +48,18 @@ impl<'a> Json<'a> {
         self.get(key).filter(|value| !matches!(value, Json::Null))
     }
 
+    /// Like [`Json::get`], to be changed.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        match self {
+            Self::Object(entries) => entries
+                .iter_mut()
+                .rev()
+                .find(|(name, _)| name == key)
+                .map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
     /// The same value, its texts borrowed from this one.
     pub(crate) fn borrowed(&self) -> Json<'_> {
         match self {

@@ -7,6 +7,7 @@
 //! - [`json`] reads JSON, borrowing from the body;
 //! - [`body`] picks the fields out of it and names what is wrong;
 //! - `conversation` makes chat messages of the other shapes' conversations, and `messages` normalises messages and tools as vLLM does before it renders them;
+//! - `harmony` writes gpt-oss's prompts, which vLLM makes without a template;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
 //! - [`token_data`] puts token ids into the body, for workers that take them;
 //! - [`usage`] reads the token counts from the response as it passes.
@@ -27,16 +28,19 @@
 pub mod body;
 mod conversation;
 mod error;
+mod harmony;
 pub mod json;
 mod messages;
 mod model_text;
 mod python;
+mod rules;
 pub mod template;
 pub mod token_data;
 pub mod usage;
 
-pub use body::{Body, Prompt, Shape};
+pub use body::{Body, Piece, Prompt, Shape};
 pub use error::{BodyError, PromptError};
 pub use model_text::{ModelText, ModelTextError};
+pub use rules::{Frontend, Rules};
 pub use template::{ChatTemplate, TemplateError};
 pub use usage::{Usage, UsageReader};

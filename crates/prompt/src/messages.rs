@@ -11,6 +11,7 @@ use minijinja::Value;
 
 use crate::error::PromptError;
 use crate::json::Json;
+use crate::python;
 
 /// How a template wants the content of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +83,8 @@ impl<'a> Message<'a> {
                 if let Some(calls) = tool_calls(message.get_set("tool_calls"), order)? {
                     rest.push(("tool_calls", calls));
                 }
-                // `reasoning_content` is the older name of the field; templates may use either.
-                let reasoning = message
-                    .get_set("reasoning")
-                    .or_else(|| message.get_set("reasoning_content"));
-                if let Some(reasoning) = reasoning {
+                // Templates may use either name.
+                if let Some(reasoning) = reasoning(message) {
                     let reasoning = value(reasoning)?;
                     rest.push(("reasoning", reasoning.clone()));
                     rest.push(("reasoning_content", reasoning));
@@ -203,6 +201,12 @@ fn read_part<'a>(part: &'a Json<'_>) -> Result<Option<Part<'a>>, PromptError> {
     }
 }
 
+/// What an assistant thought; `reasoning_content` is the older name of the field.
+pub(crate) fn reasoning<'r, 'a>(message: &'r Json<'a>) -> Option<&'r Json<'a>> {
+    let reasoning = message.get_set("reasoning");
+    reasoning.or_else(|| message.get_set("reasoning_content"))
+}
+
 /// The tool calls of an assistant message; `None` when there are none, which a template must not see as a list.
 fn tool_calls(calls: Option<&Json<'_>>, order: KeyOrder) -> Result<Option<Value>, PromptError> {
     match calls {
@@ -261,46 +265,39 @@ fn empty_object() -> Value {
 }
 
 /// The tools of a request as vLLM's request model dumps them: fixed keys in a fixed order, with `null` for what is
-/// absent, and nothing else. `Ok(None)`: no tools.
-pub(crate) fn tools(tools: Option<&Json<'_>>) -> Result<Option<Value>, PromptError> {
+/// absent, and nothing else.
+pub(crate) fn tools(tools: &[Json<'_>]) -> Result<Value, PromptError> {
     let bad = |why: &str| PromptError::BadField {
         field: "tools",
         why: why.to_owned(),
     };
-    match tools {
-        None => Ok(None),
-        Some(Json::Array(tools)) if !tools.is_empty() => {
-            let tools = tools.iter().map(|tool| {
-                let function = tool
-                    .get_set("function")
-                    .ok_or_else(|| bad("has an entry without `function`"))?;
-                let name = function.get("name").and_then(Json::as_str);
-                let name = name.ok_or_else(|| bad("has a function without `name`"))?;
-                let mut dumped = vec![("name", Value::from(name))];
-                for key in ["description", "parameters"] {
-                    dumped.push((key, function.get(key).map_or(Ok(Value::from(())), value)?));
-                }
-                let deferred = tool.get_set("defer_loading");
-                if let Some(strict) = function.get_set("strict") {
-                    dumped.push(("strict", value(strict)?));
-                }
-                if let Some(deferred) = function.get_set("defer_loading").or(deferred) {
-                    dumped.push(("defer_loading", value(deferred)?));
-                }
-                let mut tool = vec![
-                    ("type", Value::from("function")),
-                    ("function", Value::from_pairs(dumped)),
-                ];
-                if let Some(deferred) = deferred {
-                    tool.push(("defer_loading", value(deferred)?));
-                }
-                Ok(Value::from_pairs(tool))
-            });
-            Ok(Some(tools.collect::<Result<Value, PromptError>>()?))
+    let tools = tools.iter().map(|tool| {
+        let function = tool
+            .get_set("function")
+            .ok_or_else(|| bad("has an entry without `function`"))?;
+        let name = function.get("name").and_then(Json::as_str);
+        let name = name.ok_or_else(|| bad("has a function without `name`"))?;
+        let mut dumped = vec![("name", Value::from(name))];
+        for key in ["description", "parameters"] {
+            dumped.push((key, function.get(key).map_or(Ok(Value::from(())), value)?));
         }
-        Some(Json::Array(_)) => Err(bad("is empty")),
-        Some(other) => Err(bad(&format!("is {}", other.type_name()))),
-    }
+        let deferred = tool.get_set("defer_loading");
+        if let Some(strict) = function.get_set("strict") {
+            dumped.push(("strict", value(strict)?));
+        }
+        if let Some(deferred) = function.get_set("defer_loading").or(deferred) {
+            dumped.push(("defer_loading", value(deferred)?));
+        }
+        let mut tool = vec![
+            ("type", Value::from("function")),
+            ("function", Value::from_pairs(dumped)),
+        ];
+        if let Some(deferred) = deferred {
+            tool.push(("defer_loading", value(deferred)?));
+        }
+        Ok(Value::from_pairs(tool))
+    });
+    tools.collect()
 }
 
 /// An object with its `known` keys first, every value made by `convert`.
@@ -341,6 +338,11 @@ pub(crate) fn value(json: &Json<'_>) -> Result<Value, PromptError> {
             Value::from_pairs(pairs.collect::<Result<Vec<_>, PromptError>>()?)
         }
     })
+}
+
+/// As Python's `json.dumps` writes it.
+pub(crate) fn dumped(json: &Json<'_>) -> Result<String, PromptError> {
+    python::dumps(&value(json)?).map_err(|error| PromptError::Template(error.to_string()))
 }
 
 fn bad(why: &str) -> PromptError {

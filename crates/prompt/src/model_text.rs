@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The texts of a model that decide its prompts: chat templates and the special tokens they may name.
+use crate::rules::Rules;
+
+/// What decides the prompts of a model: chat templates, the special tokens they may name, and the workers' rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelText {
@@ -20,6 +22,8 @@ pub struct ModelText {
     pub special_tokens: BTreeMap<String, String>,
     #[serde(default)]
     pub additional_special_tokens: Vec<String>,
+    #[serde(default)]
+    pub rules: Rules,
 }
 
 /// Why a model directory's texts cannot be used.
@@ -121,6 +125,7 @@ mod tests {
                 .map(|(name, token)| (name.to_owned(), token.to_owned()))
                 .into(),
             additional_special_tokens: vec!["<a>".to_owned(), "<b>".to_owned()],
+            rules: Rules::default(),
         };
         assert_eq!(ModelText::from_files(config, None).unwrap(), expected);
         let from_file = ModelText {

@@ -38,6 +38,7 @@ fn completion(body: &str) -> Result<Prompt<'static>, PromptError> {
             text: text.into_owned().into(),
             add_special_tokens,
         },
+        Prompt::Pieces(pieces) => Prompt::Pieces(pieces),
         Prompt::Tokens(tokens) => Prompt::Tokens(tokens),
     })
 }

@@ -28,7 +28,7 @@ fn render(template: &ChatTemplate, shape: Shape, body: &str) -> Result<(String, 
             text,
             add_special_tokens,
         } => Ok((text.into_owned(), add_special_tokens)),
-        Prompt::Tokens(_) => panic!("{body}: token ids"),
+        other => panic!("{body}: {other:?}"),
     }
 }
 
@@ -179,7 +179,7 @@ fn embeddings() {
                 text,
                 add_special_tokens,
             }) => format!("{text} {add_special_tokens}"),
-            Ok(Prompt::Tokens(ids)) => format!("{ids:?}"),
+            Ok(other) => format!("{other:?}"),
             Err(error) => error.reason().to_owned(),
         };
         (shown, read.is_batch())
@@ -192,8 +192,8 @@ fn embeddings() {
             "x false",
             true,
         ),
-        (json!({"input": [1, 2]}), "[1, 2]", false),
-        (json!({"input": [[1, 2], [3]]}), "[1, 2]", true),
+        (json!({"input": [1, 2]}), "Tokens([1, 2])", false),
+        (json!({"input": [[1, 2], [3]]}), "Tokens([1, 2])", true),
         (json!({"messages": conversation}), "[a][b] false", false),
         (json!({"input": conversation}), "[a][b] false", false),
         (

@@ -143,7 +143,12 @@ impl Tokenizer {
         check_length(text)?;
         let flat = match &self.engine {
             Engine::Flat(flat) => flat,
-            Engine::Library(library) => return encode_by_library(library, text, add_special_tokens, ids),
+            Engine::Library(library) => {
+                let specials = Specials::Read {
+                    add: add_special_tokens,
+                };
+                return encode_by_library(library, text, specials, ids);
+            }
         };
         let before = ids.len();
         let [prefix, suffix] = if add_special_tokens {
@@ -163,6 +168,28 @@ impl Tokenizer {
         match &self.engine {
             Engine::Flat(flat) => Some(Cutter { flat }),
             Engine::Library(_) => None,
+        }
+    }
+
+    /// Appends the ids of `text` as [`Tokenizer::encode_into`] does, but for special tokens that stand in it, which are
+    /// text like any other (`encode_ordinary` of `tiktoken`). `effort` is that of all texts of a request together.
+    pub fn encode_plain_into(&self, text: &str, effort: &mut Effort, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        check_length(text)?;
+        match &self.engine {
+            Engine::Flat(flat) => {
+                let before = ids.len();
+                flat.encode_plain(text, effort, ids)
+                    .inspect_err(|_| ids.truncate(before))
+            }
+            Engine::Library(library) => encode_by_library(library, text, Specials::AreText, ids),
+        }
+    }
+
+    /// What texts of so many bytes together may take.
+    pub fn effort(&self, bytes: usize) -> Effort {
+        match &self.engine {
+            Engine::Flat(flat) => flat.effort(bytes),
+            Engine::Library(_) => Effort::unbounded(),
         }
     }
 
@@ -232,15 +259,24 @@ fn read_json(json: &[u8]) -> Result<PipelineTokenizer, LoadError> {
     tk_serialize::from_json(text).map_err(|error| LoadError::Unsupported(error.to_string()))
 }
 
+/// What becomes of special tokens.
+#[derive(Clone, Copy)]
+enum Specials {
+    /// Those in the text are read, and the post-processor may add its own.
+    Read { add: bool },
+    /// Those in the text are text.
+    AreText,
+}
+
 fn encode_by_library(
     library: &PipelineTokenizer,
     text: &str,
-    add_special_tokens: bool,
+    specials: Specials,
     ids: &mut Vec<u32>,
 ) -> Result<(), EncodeError> {
     let options = EncodeOptions {
-        add_special_tokens,
-        encode_special_tokens: false,
+        add_special_tokens: matches!(specials, Specials::Read { add: true }),
+        encode_special_tokens: matches!(specials, Specials::AreText),
         padding: Override::Off,
         truncation: Override::Off,
     };

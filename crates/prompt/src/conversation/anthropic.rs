@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use minijinja::Value;
-
-use super::{array, bad, chat_tool, kwargs, object, refuse, required, text};
+use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, required, text};
+use crate::body::Piece;
 use crate::error::PromptError;
+use crate::harmony;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
 use crate::template::{ChatTemplate, Request};
@@ -17,11 +17,13 @@ pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate
     refuse(fields, &["chat_template"])?;
     let messages = chat_messages(fields, template.wants_system_first())?;
     let effort = reasoning_effort(fields, template)?;
+    let tools = tools(fields, template)?;
     template.render(
         &Request {
+            template: None,
             messages: &messages,
             key_order: KeyOrder::OfTheType,
-            tools: tools(fields)?,
+            tools: tools.as_deref().map(messages::tools).transpose()?,
             documents: None,
             reasoning_effort: effort.as_ref(),
             kwargs: kwargs(fields)?,
@@ -30,6 +32,40 @@ pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate
         },
         body_len,
     )
+}
+
+/// gpt-oss's prompts.
+pub(super) fn in_harmony(
+    fields: &Json<'_>,
+    body_len: usize,
+    template: &ChatTemplate,
+) -> Result<Vec<Piece>, PromptError> {
+    let mut messages = chat_messages(fields, template.wants_system_first())?;
+    messages.iter_mut().try_for_each(dump_arguments)?;
+    let tools = tools(fields, template)?.unwrap_or_default();
+    let effort = reasoning_effort(fields, template)?;
+    let chat = harmony::Chat {
+        messages: &messages,
+        tools: &tools,
+        reasoning_effort: effort.as_ref(),
+    };
+    harmony::chat(&chat, template.now(), body_len)
+}
+
+/// Makes texts of the arguments of tool calls, as Python's `json.dumps` writes them.
+fn dump_arguments(message: &mut Json<'_>) -> Result<(), PromptError> {
+    let Some(Json::Array(calls)) = message.get_mut("tool_calls") else {
+        return Ok(());
+    };
+    for call in calls {
+        if let Some(arguments) = call
+            .get_mut("function")
+            .and_then(|function| function.get_mut("arguments"))
+        {
+            *arguments = Json::String(Cow::Owned(messages::dumped(arguments)?));
+        }
+    }
+    Ok(())
 }
 
 /// `_convert_system_message` and `_convert_messages`.
@@ -219,15 +255,15 @@ fn tool_result<'r>(block: &'r Json<'_>, converted: &mut Vec<Json<'r>>) -> Result
     Ok(())
 }
 
-/// An empty list of tools reaches the template as such.
-fn tools(fields: &Json<'_>) -> Result<Option<Value>, PromptError> {
+/// Tools in the form of chat completions. An empty list of them reaches the template as such.
+fn tools<'r>(fields: &'r Json<'_>, template: &ChatTemplate) -> Result<Option<Vec<Json<'r>>>, PromptError> {
     let tools = match fields.get_set("tools") {
+        Some(_) if excludes_tools(fields, template) => return Ok(None),
         None => return Ok(None),
-        Some(Json::Array(tools)) if tools.is_empty() => return Ok(Some(Value::from(Vec::<Value>::new()))),
         Some(Json::Array(tools)) => tools,
         Some(other) => return Err(bad("tools", &format!("is {}", other.type_name()))),
     };
-    let converted = tools.iter().map(|tool| {
+    let tools = tools.iter().map(|tool| {
         let Some(Json::Object(schema)) = tool.get("input_schema") else {
             return Err(bad("tools", "has a tool without an `input_schema`"));
         };
@@ -240,7 +276,7 @@ fn tools(fields: &Json<'_>) -> Result<Option<Value>, PromptError> {
         }
         chat_tool(tool, Some(Json::Object(schema)), "tools")
     });
-    messages::tools(Some(&Json::Array(converted.collect::<Result<_, _>>()?)))
+    tools.collect::<Result<_, _>>().map(Some)
 }
 
 /// `_handle_output_config`, then `_handle_thinking`.

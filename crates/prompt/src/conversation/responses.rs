@@ -1,29 +1,39 @@
 //! OpenAI's responses, as vLLM turns them into chat messages: `vllm/entrypoints/openai/responses/utils.py`, vLLM 0.32.
-//! (gpt-oss goes another way there, without a template.)
+//! (gpt-oss goes another way there, without a template: see `harmony`.)
 
 use minijinja::Value;
 
-use super::{array, bad, chat_tool, kwargs, object, refuse, required, text};
+use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, required, text};
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
 use crate::template::{ChatTemplate, Request};
 
-pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<String, PromptError> {
-    // Earlier turns that only the worker knows; a template of prompts.
-    refuse(fields, &["previous_response_id", "prompt"])?;
+/// Fields whose effect is not modelled.
+pub(super) fn refuse_unknown(fields: &Json<'_>) -> Result<(), PromptError> {
+    // Earlier turns, some of which only the worker knows; a template of prompts.
+    refuse(fields, &["previous_response_id", "previous_input_messages", "prompt"])?;
     match fields.get("truncation").map(Json::as_str) {
-        None | Some(Some("disabled")) => {}
+        None | Some(Some("disabled")) => Ok(()),
         // Cuts prompts to the engine's length.
-        Some(_) => return Err(PromptError::UnsupportedField("truncation")),
+        Some(_) => Err(PromptError::UnsupportedField("truncation")),
     }
+}
+
+pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<String, PromptError> {
+    refuse_unknown(fields)?;
     let messages = chat_messages(fields)?;
     let continued = is_continued(fields);
     template.render(
         &Request {
+            template: None,
             messages: &messages,
             key_order: KeyOrder::AsGiven,
-            tools: tools(fields)?,
+            tools: if excludes_tools(fields, template) {
+                None
+            } else {
+                tools(fields)?
+            },
             documents: None,
             reasoning_effort: fields
                 .get_set("reasoning")
@@ -218,8 +228,5 @@ fn tools(fields: &Json<'_>) -> Result<Option<Value>, PromptError> {
             _ => {}
         }
     }
-    if functions.is_empty() {
-        return Ok(Some(Value::from(Vec::<Value>::new())));
-    }
-    messages::tools(Some(&Json::Array(functions)))
+    messages::tools(&functions).map(Some)
 }

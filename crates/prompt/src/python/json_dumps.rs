@@ -45,6 +45,20 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     Ok(writer.text)
 }
 
+/// `json.dumps` as it is without arguments.
+pub(crate) fn dumps(value: &Value) -> Result<String, Error> {
+    let mut writer = Writer {
+        text: String::new(),
+        ensure_ascii: true,
+        sort_keys: false,
+        item_separator: ", ".to_owned(),
+        key_separator: ": ".to_owned(),
+        indent: None,
+    };
+    writer.value(value, 0)?;
+    Ok(writer.text)
+}
+
 /// Keeps a template from asking for gigabytes of spaces.
 const MAX_INDENT: usize = 64;
 

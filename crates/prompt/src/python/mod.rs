@@ -4,7 +4,7 @@ mod float;
 mod json_dumps;
 mod methods;
 mod repr;
-mod strftime;
+pub(crate) mod strftime;
 mod tests_of_jinja;
 mod text;
 
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
+pub(crate) use json_dumps::dumps;
 pub(crate) use text::{strip, strip_end};
 
 /// What a template passed to `raise_exception`; found as the source of the error that ends the render.

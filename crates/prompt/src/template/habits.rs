@@ -45,6 +45,10 @@ impl ChatTemplate {
     /// of the others or refuses it (`_probe_disabled_thinking_effort`).
     pub(crate) fn effort_of_no_thinking(&self) -> &'static str {
         self.effort_of_no_thinking.get_or_init(|| {
+            if self.rules().harmony {
+                // Refuses `none`.
+                return "low";
+            }
             let none = self.greeting("none");
             let efforts = ["low", "medium", "high", "xhigh", "max"];
             if none.is_none() || efforts.iter().any(|effort| self.greeting(effort) == none) {
@@ -59,6 +63,7 @@ impl ChatTemplate {
         let text = |text: &'static str| Json::String(text.into());
         let message = Json::Object(vec![("role".into(), text("user")), ("content".into(), text("Hi"))]);
         let request = Request {
+            template: None,
             messages: &[message],
             key_order: KeyOrder::OfTheType,
             tools: None,

@@ -7,6 +7,7 @@
 mod content_format;
 mod habits;
 mod output;
+mod requested;
 mod source;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
+use serde_json::Map;
 
 use crate::error::PromptError;
 use crate::json::Json;
@@ -22,7 +24,9 @@ pub use crate::messages::ContentFormat;
 use crate::messages::{self, KeyOrder};
 use crate::model_text::ModelText;
 use crate::python::{self, Raised};
+use crate::rules::Rules;
 use output::BoundedText;
+use requested::Requested;
 
 /// Work that one render may do, in minijinja's fuel: an instruction costs one, 64 bytes of data cost one, so it bounds
 /// memory too. The templates of Qwen3, DeepSeek V3 and Gemma 3 spend 0.06 per byte of a body of long messages and 2 per
@@ -56,13 +60,19 @@ pub enum TemplateError {
     Missing,
     #[error("the chat template `{name}` does not compile: {message}")]
     Syntax { name: &'static str, message: String },
+    #[error("the default of the template variable `{name}` cannot be used: {message}")]
+    Kwargs { name: String, message: String },
 }
 
 /// A compiled chat template. `Send + Sync`.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    default: Compiled,
+    /// `None`: of gpt-oss, whose prompts can do without.
+    default: Option<Compiled>,
     tool_use: Option<Compiled>,
+    requested: Requested,
+    rules: Rules,
+    default_kwargs: Vec<(String, Value)>,
     special_tokens: Vec<(String, Value)>,
     wants_system_first: bool,
     effort_of_no_thinking: OnceLock<&'static str>,
@@ -77,6 +87,8 @@ struct Compiled {
 
 /// What a chat request gives to its template.
 pub(crate) struct Request<'r, 'a> {
+    /// The source of a template of its own.
+    pub(crate) template: Option<&'r str>,
     pub(crate) messages: &'r [Json<'a>],
     pub(crate) key_order: KeyOrder,
     pub(crate) tools: Option<Value>,
@@ -91,7 +103,10 @@ impl ChatTemplate {
     /// Compiles a model's templates.
     pub fn compile(text: &ModelText) -> Result<Self, TemplateError> {
         let now = Arc::new(AtomicI64::new(NO_TIME));
-        let source = text.chat_template.as_deref().ok_or(TemplateError::Missing)?;
+        let source = text.chat_template.as_deref();
+        if source.is_none() && !text.rules.harmony {
+            return Err(TemplateError::Missing);
+        }
         let tool_use = text.tool_use_template.as_deref();
         let mut special_tokens: Vec<_> = text
             .special_tokens
@@ -107,15 +122,16 @@ impl ChatTemplate {
             special_tokens.push(("additional_special_tokens".to_owned(), tokens));
         }
         Ok(Self {
-            default: Compiled::new("chat", source, &now)?,
+            default: source.map(|source| Compiled::new("chat", source, &now)).transpose()?,
             tool_use: tool_use
                 .map(|source| Compiled::new("tool_use", source, &now))
                 .transpose()?,
             special_tokens,
-            wants_system_first: [Some(source), tool_use]
-                .into_iter()
-                .flatten()
-                .any(habits::wants_system_first),
+            requested: Requested::default(),
+            rules: text.rules.clone(),
+            default_kwargs: variables(&text.rules.default_chat_template_kwargs)?,
+            wants_system_first: source.is_none()
+                || [source, tool_use].into_iter().flatten().any(habits::wants_system_first),
             effort_of_no_thinking: OnceLock::new(),
             now,
         })
@@ -127,16 +143,34 @@ impl ChatTemplate {
         self.now.store(unix_seconds, Ordering::Relaxed);
     }
 
+    /// The time that was told, as in [`ChatTemplate::set_now`].
+    pub(crate) fn now(&self) -> Option<i64> {
+        Some(self.now.load(Ordering::Relaxed)).filter(|now| *now != NO_TIME)
+    }
+
+    /// How workers make prompts.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// How messages reach the template, for requests without tools.
     pub fn content_format(&self) -> ContentFormat {
-        self.default.format
+        self.default
+            .as_ref()
+            .map_or(ContentFormat::Text, |default| default.format)
     }
 
     /// Renders a conversation. `body_len` is the length of the request in bytes, to which the limits are scaled.
     pub(crate) fn render(&self, request: &Request<'_, '_>, body_len: usize) -> Result<String, PromptError> {
-        let compiled = match &self.tool_use {
-            Some(tool_use) if request.tools.is_some() => tool_use,
-            _ => &self.default,
+        let requested;
+        let compiled = match (request.template, &self.tool_use, &self.default) {
+            (Some(source), ..) => {
+                requested = self.requested.get(source, &self.now)?;
+                &*requested
+            }
+            (_, Some(tool_use), _) if request.tools.is_some() => tool_use,
+            (.., Some(default)) => default,
+            (.., None) => return Err(PromptError::NoTemplate),
         };
         let mut messages = messages::conversation(request.messages, compiled.format, request.key_order)?;
         let continued = request
@@ -160,6 +194,9 @@ impl ChatTemplate {
         let mut variables = self.special_tokens.clone();
         let mut set = |name: &str, value: Value| variables.push((name.to_owned(), value));
         set("documents", Value::from(()));
+        for (name, value) in &self.default_kwargs {
+            set(name, value.clone());
+        }
         for (name, value) in request.kwargs {
             match &**name {
                 // vLLM refuses these, or `transformers` fails on them.
@@ -217,6 +254,23 @@ impl Compiled {
             Err(error) => Err(render_error(&error)),
         }
     }
+}
+
+/// Settings as a template sees what a request says.
+fn variables(settings: &Map<String, serde_json::Value>) -> Result<Vec<(String, Value)>, TemplateError> {
+    let variable = |(name, setting): (&String, &serde_json::Value)| {
+        let text = setting.to_string();
+        let read = serde_json::from_str::<Json<'_>>(&text).map_err(|error| error.to_string());
+        let value = read.and_then(|json| messages::value(&json).map_err(|error| error.to_string()));
+        match value {
+            Ok(value) => Ok((name.clone(), value)),
+            Err(message) => Err(TemplateError::Kwargs {
+                name: name.clone(),
+                message,
+            }),
+        }
+    };
+    settings.iter().map(variable).collect()
 }
 
 fn syntax() -> Result<SyntaxConfig, minijinja::Error> {

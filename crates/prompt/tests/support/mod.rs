@@ -16,6 +16,13 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The directory of one of the models that `scripts/setup test` fetches.
+pub(crate) fn model(name: &str) -> PathBuf {
+    let dir = workspace().join("target/models").join(name);
+    assert!(dir.exists(), "no model in {}: run scripts/setup test", dir.display());
+    dir
+}
+
 /// The directory of the model that tests use.
 pub(crate) fn model_dir() -> PathBuf {
     let dir =

@@ -89,9 +89,19 @@ impl Flat {
         effort: &mut Effort,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
+        self.with_scratch(|scratch| self.encode_text(text, offset, scratch, effort, ids))
+    }
+
+    /// Appends the ids of `text`, in which added tokens are not looked for.
+    pub(crate) fn encode_plain(&self, text: &str, effort: &mut Effort, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        let normalized = normalize::normalize(self.components.get_normalizers(), text, 0).map_err(failed)?;
+        self.with_scratch(|scratch| self.encode_words(&normalized, scratch, effort, ids))
+    }
+
+    fn with_scratch<T>(&self, encode: impl FnOnce(&mut Scratch) -> T) -> T {
         let pooled = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = pooled.unwrap_or_default();
-        let result = self.encode_text(text, offset, &mut scratch, effort, ids);
+        let result = encode(&mut scratch);
         scratch.shrink();
         self.scratch
             .lock()
@@ -108,8 +118,6 @@ impl Flat {
         effort: &mut Effort,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        let tables = self.tables();
-        let failed = |error: tk_encode::Error| EncodeError::Failed(error.to_string());
         for segment in SpecialSegmentIterator::new(text, &self.added, false, false) {
             let (chunk, offset) = match segment {
                 Segment::SpecialToken(id) => {
@@ -122,28 +130,37 @@ impl Flat {
             for segment in SpecialSegmentIterator::new(&normalized, &self.added, true, false) {
                 match segment {
                     Segment::SpecialToken(id) => ids.push(id),
-                    Segment::Text { text, .. } => {
-                        if u32::try_from(text.len()).is_err() {
-                            return Err(EncodeError::TooLong { len: text.len() });
-                        }
-                        scratch.words.clear();
-                        self.components
-                            .get_pre_tokenizer()
-                            .pre_tokenize(
-                                &classes::as_classified(text),
-                                &mut scratch.pre_tokenizer,
-                                &mut scratch.words,
-                            )
-                            .map_err(failed)?;
-                        if self.meta.flags & Meta::WORDS != 0 {
-                            words::cut(text, &mut scratch.words, &mut scratch.spare_words);
-                        }
-                        scratch.encode_words(&tables, text, effort, ids)?;
-                    }
+                    Segment::Text { text, .. } => self.encode_words(text, scratch, effort, ids)?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// Appends the ids of normalized text without added tokens.
+    fn encode_words(
+        &self,
+        text: &str,
+        scratch: &mut Scratch,
+        effort: &mut Effort,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        if u32::try_from(text.len()).is_err() {
+            return Err(EncodeError::TooLong { len: text.len() });
+        }
+        scratch.words.clear();
+        self.components
+            .get_pre_tokenizer()
+            .pre_tokenize(
+                &classes::as_classified(text),
+                &mut scratch.pre_tokenizer,
+                &mut scratch.words,
+            )
+            .map_err(failed)?;
+        if self.meta.flags & Meta::WORDS != 0 {
+            words::cut(text, &mut scratch.words, &mut scratch.spare_words);
+        }
+        scratch.encode_words(&self.tables(), text, effort, ids)
     }
 
     fn tables(&self) -> Tables<'_> {
@@ -207,6 +224,10 @@ impl Scratch {
             self.pre_tokenizer = PreTokenizerScratch::default();
         }
     }
+}
+
+fn failed(error: tk_encode::Error) -> EncodeError {
+    EncodeError::Failed(error.to_string())
 }
 
 fn encode_word(

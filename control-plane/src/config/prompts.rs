@@ -1,0 +1,81 @@
+//! `pools[].prompts`: how the workers of a pool make prompts.
+
+use std::path::{Path, PathBuf};
+
+use prompt::{Frontend, Rules};
+
+use super::reader::{At, Mistakes};
+
+/// How the workers of a pool make prompts, as far as the model directory does not say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptsConfig {
+    /// [`Rules::harmony`] apart.
+    pub rules: Rules,
+    /// Whether the model is gpt-oss; `None`: as the model directory looks.
+    pub harmony: Option<bool>,
+    /// The chat template in place of the model's own.
+    pub chat_template: Option<PathBuf>,
+}
+
+impl PromptsConfig {
+    /// As a frontend does without any option.
+    pub fn of(frontend: Frontend) -> Self {
+        let rules = Rules {
+            exclude_tools_when_tool_choice_none: frontend == Frontend::Dynamo,
+            frontend,
+            ..Rules::default()
+        };
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+}
+
+/// The frontend of that name: `vllm` or `dynamo`.
+pub fn frontend(name: &str) -> Option<Frontend> {
+    match name {
+        "vllm" => Some(Frontend::Vllm),
+        "dynamo" => Some(Frontend::Dynamo),
+        _ => None,
+    }
+}
+
+pub(super) fn read_prompts(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> PromptsConfig {
+    let [frontend_at, harmony, chat_template, kwargs, exclude, trust] = at.fields(
+        mistakes,
+        [
+            "frontend",
+            "harmony",
+            "chat_template",
+            "default_chat_template_kwargs",
+            "exclude_tools_when_tool_choice_none",
+            "trust_request_chat_template",
+        ],
+    );
+    let frontend = frontend_at.text(mistakes).map_or(Some(Frontend::Vllm), frontend);
+    let frontend = frontend.unwrap_or_else(|| {
+        mistakes.add(&frontend_at, "unknown", "must be vllm or dynamo");
+        Frontend::Vllm
+    });
+    let mut config = PromptsConfig::of(frontend);
+    if harmony.is_set() {
+        config.harmony = Some(harmony.flag(mistakes, false));
+    }
+    if config.harmony == Some(true) && frontend == Frontend::Dynamo {
+        mistakes.add(
+            &harmony,
+            "true",
+            "Dynamo's frontend renders the chat template of gpt-oss, too",
+        );
+    }
+    config.chat_template = chat_template.text(mistakes).map(|path| directory.join(path));
+    if let Some(path) = config.chat_template.as_ref().filter(|path| !path.is_file()) {
+        mistakes.add(&chat_template, path.display(), "no such file; must be a Jinja template");
+    }
+    let default = config.rules.exclude_tools_when_tool_choice_none;
+    config.rules.exclude_tools_when_tool_choice_none = exclude.flag(mistakes, default);
+    config.rules.default_chat_template_kwargs = kwargs.object(mistakes);
+    config.rules.trust_request_chat_template = trust.flag(mistakes, false);
+    config
+}
