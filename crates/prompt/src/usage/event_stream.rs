@@ -5,8 +5,9 @@
 
 use super::Usage;
 
-/// The longest line that is kept, in bytes. The line with the usage is a few hundred.
-const MAX_LINE_BYTES: usize = 64 << 10;
+/// The longest line that is kept, in bytes. The line with the usage is a few hundred, but that of `response.completed`
+/// repeats the whole answer.
+const MAX_LINE_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct EventStream {

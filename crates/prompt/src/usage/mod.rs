@@ -1,7 +1,9 @@
 //! Token counts out of a response that passes by in chunks.
 //!
-//! Fields as in the OpenAI API: `usage.prompt_tokens`, `usage.completion_tokens` and
-//! `usage.prompt_tokens_details.cached_tokens`. Nothing is kept of a response but what still may hold them.
+//! Fields as in OpenAI's chats, completions and embeddings (`usage.prompt_tokens`,
+//! `usage.prompt_tokens_details.cached_tokens`), OpenAI's responses (`usage.input_tokens`,
+//! `usage.input_tokens_details.cached_tokens`) and Anthropic's messages (`usage.input_tokens`,
+//! `usage.cache_read_input_tokens`), as vLLM 0.32 writes them. Nothing is kept of a response but what still may hold them.
 
 mod event_stream;
 
@@ -74,35 +76,65 @@ impl UsageReader {
     }
 }
 
-/// The usage in a JSON text, if it has one.
+/// The usage in a JSON text, if it has one: a whole response or an event of a stream.
 fn read(json: &[u8]) -> Option<Usage> {
     #[derive(Deserialize)]
-    struct Response {
+    struct Text {
+        usage: Option<Counts>,
+        /// OpenAI's responses: in `response.completed`.
+        response: Option<Inner>,
+        /// Anthropic's messages: in `message_start`.
+        message: Option<Inner>,
+    }
+
+    #[derive(Deserialize)]
+    struct Inner {
         usage: Option<Counts>,
     }
 
-    #[derive(Deserialize)]
-    struct Counts {
-        prompt_tokens: u64,
-        // Absent in vLLM's chunks before the first token and in embeddings.
-        #[serde(default)]
-        completion_tokens: Option<u64>,
-        #[serde(default)]
-        prompt_tokens_details: Option<Details>,
-    }
+    let text: Text = serde_json::from_slice(json).ok()?;
+    let inner = text.response.or(text.message).and_then(|inner| inner.usage);
+    text.usage.or(inner)?.usage()
+}
 
-    #[derive(Deserialize)]
-    struct Details {
-        #[serde(default)]
-        cached_tokens: Option<u64>,
-    }
+/// All names that counts have.
+#[derive(Deserialize)]
+struct Counts {
+    prompt_tokens: Option<u64>,
+    // Absent in vLLM's chunks before the first token and in embeddings.
+    completion_tokens: Option<u64>,
+    prompt_tokens_details: Option<Details>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    input_tokens_details: Option<Details>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+}
 
-    let counts = serde_json::from_slice::<Response>(json).ok()?.usage?;
-    Some(Usage {
-        prompt_tokens: counts.prompt_tokens,
-        completion_tokens: counts.completion_tokens.unwrap_or(0),
-        cached_tokens: counts.prompt_tokens_details.and_then(|details| details.cached_tokens),
-    })
+#[derive(Deserialize)]
+struct Details {
+    cached_tokens: Option<u64>,
+}
+
+impl Counts {
+    fn usage(self) -> Option<Usage> {
+        let of_openai = self.prompt_tokens_details.or(self.input_tokens_details);
+        let prompt_tokens = match (self.prompt_tokens.or(self.input_tokens)?, &of_openai) {
+            // Anthropic's `input_tokens` are those that no cache has to do with.
+            (input, None) => input
+                .saturating_add(self.cache_read_input_tokens.unwrap_or(0))
+                .saturating_add(self.cache_creation_input_tokens.unwrap_or(0)),
+            (all, Some(_)) => all,
+        };
+        Some(Usage {
+            prompt_tokens,
+            completion_tokens: self.completion_tokens.or(self.output_tokens).unwrap_or(0),
+            cached_tokens: match of_openai {
+                Some(details) => details.cached_tokens,
+                None => self.cache_read_input_tokens,
+            },
+        })
+    }
 }
 
 #[cfg(test)]

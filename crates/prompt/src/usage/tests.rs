@@ -107,9 +107,9 @@ fn what_is_absent_is_none() {
 fn long_lines_are_skipped_and_the_next_is_read() {
     let long = format!(
         "data: {{\"usage\":{{\"prompt_tokens\":1}},\"x\":\"{}\"}}\n",
-        "y".repeat(100_000)
+        "y".repeat(300_000)
     );
-    for size in [1000, 200_000] {
+    for size in [1000, 400_000] {
         let body = format!("{long}{}", event_stream("\n"));
         assert_eq!(
             read_in_pieces("text/event-stream", body.as_bytes().chunks(size)),
@@ -127,4 +127,35 @@ fn a_json_body_beyond_the_limit_is_given_up_and_freed() {
     }
     assert!(matches!(reader.body, ResponseBody::Ignored));
     assert_eq!(reader.finish(), None);
+}
+
+#[test]
+fn other_shapes_have_other_names() {
+    let anthropic =
+        r#"{"input_tokens":28,"output_tokens":7,"cache_read_input_tokens":192,"cache_creation_input_tokens":0}"#;
+    let responses =
+        r#"{"input_tokens":220,"input_tokens_details":{"cached_tokens":192},"output_tokens":7,"total_tokens":227}"#;
+    let read = |content_type, body: String| read_in_pieces(content_type, [body.as_bytes()]);
+    for usage in [anthropic, responses] {
+        let whole = format!(r#"{{"id":"x","content":[],"usage":{usage}}}"#);
+        assert_eq!(read("application/json", whole), Some(USAGE), "{usage}");
+    }
+    let start = r#"{"type":"message_start","message":{"id":"m","usage":{"input_tokens":220,"output_tokens":0}}}"#;
+    let started = Usage {
+        completion_tokens: 0,
+        cached_tokens: None,
+        ..USAGE
+    };
+    let stream = format!("event: message_start\ndata: {start}\n\n");
+    assert_eq!(read("text/event-stream", stream.clone()), Some(started));
+    let delta = format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},"usage":{anthropic}}}"#);
+    let stream = format!("{stream}event: message_delta\ndata: {delta}\n\n");
+    assert_eq!(read("text/event-stream", stream), Some(USAGE));
+
+    let created = r#"{"type":"response.created","response":{"id":"r","usage":null}}"#;
+    let completed = format!(r#"{{"type":"response.completed","response":{{"id":"r","usage":{responses}}}}}"#);
+    let stream = format!("data: {created}\n\nevent: response.completed\ndata: {completed}\n\n");
+    assert_eq!(read("text/event-stream", stream), Some(USAGE));
+    let embeddings = r#"{"data":[],"usage":{"prompt_tokens":220,"total_tokens":220}}"#;
+    assert_eq!(read("application/json", embeddings.to_owned()), Some(started));
 }
