@@ -314,20 +314,28 @@ impl Status {
         ranks.into_iter().flatten().any(|rank| !rank["degraded"].is_null())
     }
 
-    /// That every VM has the newest version of the view.
+    /// That every VM has the newest version of the view, whole.
     ///
     /// # Errors
     /// When not.
     pub fn ensure_acked(&self, bed: &Testbed) -> Result<()> {
         let pool = self.pool();
         let name = pool["name"].as_str().context("pool name")?;
-        let newest = json!({"epoch": pool["epoch"], "version": pool["version"]});
+        let is_newest = |view: &Value| {
+            let same = |key: &str| view[key] == pool[key];
+            same("epoch") && same("version") && view["checksum"] == pool["view"]["checksum"] && view["refused"] == 0
+        };
         let filters = self.0["filters"].as_array().context("filters")?;
-        let up_to_date = filters.iter().filter(|filter| filter["acked"][name] == newest).count() as u64;
+        let up_to_date = filters
+            .iter()
+            .filter(|filter| is_newest(&filter["acked"][name]))
+            .count() as u64;
         let vms: u64 = bed.envoys.iter().map(Envoy::vms).sum();
         ensure!(
             up_to_date == vms,
-            "{up_to_date} of {vms} VMs have acknowledged {newest}"
+            "{up_to_date} of {vms} VMs have acknowledged version {} of epoch {}",
+            pool["version"],
+            pool["epoch"]
         );
         Ok(())
     }
