@@ -140,7 +140,7 @@ fn compare(json: &str, form: Form) {
     assert_eq!(ours.form(), form);
     let canonical = tk_convert::canonicalize_str(json).unwrap();
     let library = Tokenizer::from_json(canonical.as_bytes()).unwrap();
-    let mut compared = 0;
+    let (mut compared, mut ties) = (0, 0);
     let mut check = |ours: &Tokenizer, document: &str, add_special_tokens: bool| {
         if ours.form() == Form::Json && is_newer_to_the_library(document) {
             return;
@@ -150,11 +150,12 @@ fn compare(json: &str, form: Form) {
         let encoded = encode(ours, document, add_special_tokens, &mut ids);
         assert_eq!(encoded.is_ok(), expected.is_ok(), "{document:?}");
         assert_eq!(ids[0], 7, "appends");
-        assert_eq!(
-            &ids[1..],
-            expected.as_ref().map_or(&[][..], |it| it.get_ids()),
-            "{document:?}"
-        );
+        let expected_ids = expected.as_ref().map_or(&[][..], |it| it.get_ids());
+        if ours.form() == Form::Json && is_tie(&ids[1..], expected_ids) {
+            ties += 1;
+        } else {
+            assert_eq!(&ids[1..], expected_ids, "{document:?}");
+        }
         assert!(ids.iter().all(|id| (*id as usize) < ours.vocab_size()));
         compared += usize::from(expected.is_ok());
     };
@@ -167,8 +168,19 @@ fn compare(json: &str, form: Form) {
             check(&library, document, true);
         }
     }
-    println!("{compared} encodings compared");
-    assert!(compared > 200, "{compared}");
+    println!("{compared} encodings compared, {ties} of them ties");
+    assert!(compared > 200 && ties * 100 <= compared, "{compared} {ties}");
+}
+
+/// Whether the same ids stand in another order. Of a Unigram model's splits with the same score ("b", "bb" and "bb",
+/// "b") the two implementations need not choose the same one.
+fn is_tie(ours: &[u32], theirs: &[u32]) -> bool {
+    let sorted = |ids: &[u32]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    ours != theirs && sorted(ours) == sorted(theirs)
 }
 
 /// Whether the library's tables may treat the document otherwise than the older ones that engines have: the flat engine
