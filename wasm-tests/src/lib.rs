@@ -5,6 +5,7 @@
 //! booked any more.
 
 pub mod crowd;
+pub mod dynamo;
 pub mod oddities;
 pub mod prompts;
 pub mod state;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use testbed::{Envoy, Testbed, eventually};
 
 const PREFIX: &str = "wasmcustom.warmpath.";

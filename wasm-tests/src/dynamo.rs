@@ -1,0 +1,182 @@
+//! Dynamo's own processes: workers (its mocker) and frontends, which find one another through a directory.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use testbed::{Client, MODEL, Process, eventually, model_dir, workspace_root};
+
+/// A deployment of its own.
+#[derive(Debug)]
+pub struct Dynamo {
+    dir: PathBuf,
+    discovery: PathBuf,
+    model: PathBuf,
+    python: PathBuf,
+}
+
+/// A frontend, and where it listens.
+#[derive(Debug)]
+pub struct Frontend {
+    /// Its process.
+    pub process: Process,
+    /// `ip:port`.
+    pub address: String,
+}
+
+impl Dynamo {
+    /// An empty one, whose files are in `dir`.
+    ///
+    /// # Errors
+    /// When Dynamo is not installed.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let python = workspace_root().join("target/tools/venv-dynamo/bin/python");
+        ensure!(python.exists(), "no {}: run scripts/setup interop", python.display());
+        let _ = fs::remove_dir_all(dir);
+        let (discovery, model) = (dir.join("discovery"), dir.join("model"));
+        fs::create_dir_all(&discovery)?;
+        write_model(&model)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            discovery,
+            model,
+            python,
+        })
+    }
+
+    /// Where its workers tell of themselves.
+    pub fn discovery(&self) -> &Path {
+        &self.discovery
+    }
+
+    /// Starts one worker with blocks of 16 tokens.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn worker(&self, name: &str, args: &[&str]) -> Result<Process> {
+        let model = self.model.to_string_lossy();
+        #[rustfmt::skip]
+        let mut words = vec![
+            "--model-path", &model, "--model-name", MODEL, "--block-size", "16", "--speedup-ratio", "1000",
+        ];
+        words.extend(args);
+        self.spawn(name, "dynamo.mocker", &words)
+    }
+
+    /// Starts a frontend, which need not know a worker yet.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn frontend(&self, name: &str, router_mode: &str) -> Result<Frontend> {
+        let port = unused_port()?;
+        #[rustfmt::skip]
+        let process = self.spawn(name, "dynamo.frontend", &[
+            "--http-host", "127.0.0.1", "--http-port", &port.to_string(), "--router-mode", router_mode,
+        ])?;
+        let address = format!("127.0.0.1:{port}");
+        Ok(Frontend { process, address })
+    }
+
+    /// Ids of the workers that serve.
+    ///
+    /// # Errors
+    /// When the discovery directory cannot be read.
+    pub fn instances(&self) -> Result<BTreeSet<u64>> {
+        let bucket = self.discovery.join("v1/instances");
+        if !bucket.exists() {
+            return Ok(BTreeSet::new());
+        }
+        let mut ids = BTreeSet::new();
+        for entry in fs::read_dir(bucket)? {
+            // The key, percent-encoded, ends in the id.
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if let Some((_, id)) = name.rsplit_once("%2Fgenerate%2F") {
+                ids.insert(u64::from_str_radix(id, 16)?);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Starts one more worker, and waits until it tells of itself.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn new_worker(&self, name: &str) -> Result<(Process, u64)> {
+        let known = self.instances()?;
+        let process = self.worker(name, &[])?;
+        let id = eventually(name, || async {
+            Ok(self.instances()?.difference(&known).next().copied())
+        })
+        .await
+        .with_context(|| process.tail(20))?;
+        Ok((process, id))
+    }
+
+    fn spawn(&self, name: &str, module: &str, args: &[&str]) -> Result<Process> {
+        let mut words: Vec<OsString> = vec![
+            "DYN_DISCOVERY_BACKEND=file".into(),
+            format!("DYN_FILE_KV={}", self.discovery.display()).into(),
+            "DYN_REQUEST_PLANE=tcp".into(),
+            "DYN_EVENT_PLANE=zmq".into(),
+            "DYN_TCP_RPC_HOST=127.0.0.1".into(),
+            "DYN_TCP_RESPONSE_STREAM_HOST=127.0.0.1".into(),
+            "DYN_EVENT_PLANE_HOST=127.0.0.1".into(),
+            "HF_HUB_OFFLINE=1".into(),
+            self.python.clone().into(),
+            "-m".into(),
+            module.into(),
+        ];
+        words.extend(args.iter().map(OsString::from));
+        Process::spawn(name, Path::new("/usr/bin/env"), &words, &self.dir)
+    }
+}
+
+impl Frontend {
+    /// URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Waits until it serves the tests' model.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn serves(&self) -> Result<()> {
+        let client = Client::new();
+        let models = self.url("/v1/models");
+        eventually("Dynamo's frontend with the workers' model", || async {
+            let known = client.get_json(&models).await;
+            Ok(known.ok().filter(|known| known["data"][0]["id"] == MODEL).map(drop))
+        })
+        .await
+        .with_context(|| self.process.tail(20))
+    }
+}
+
+/// The tests' model as Dynamo wants it.
+fn write_model(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(model_dir()?.join(file), dir.join(file)).with_context(|| format!("copy {file}"))?;
+    }
+    let config = json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151_936,
+        "max_position_embeddings": 40_960, "eos_token_id": 151_645, "bos_token_id": 151_643,
+    });
+    fs::write(dir.join("config.json"), config.to_string())?;
+    let generation = json!({"eos_token_id": [151_645, 151_643], "bos_token_id": 151_643});
+    fs::write(dir.join("generation_config.json"), generation.to_string())?;
+    Ok(())
+}
+
+/// A port that nobody uses now.
+///
+/// # Errors
+/// When there is none.
+pub fn unused_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
