@@ -340,7 +340,8 @@ impl Status {
         Ok(())
     }
 
-    fn pool(&self) -> &Value {
+    /// The first pool's part of it.
+    pub fn pool(&self) -> &Value {
         &self.0["pools"][0]
     }
 }
