@@ -118,6 +118,7 @@ fn allocated(bytes: usize) -> usize {
 struct AlreadyHashed(u64);
 
 impl Hasher for AlreadyHashed {
+    /// Keys hand on no bytes.
     fn write(&mut self, _: &[u8]) {}
 
     fn write_u64(&mut self, number: u64) {
@@ -126,5 +127,19 @@ impl Hasher for AlreadyHashed {
 
     fn finish(&self) -> u64 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_their_own_hashes() {
+        let hashes = [[1, 2], [3, 2], [u64::MAX, 0]]
+            .map(|key| BuildHasherDefault::<AlreadyHashed>::default().hash_one(Key(key)));
+        assert_eq!(hashes, [1, 3, u64::MAX]);
     }
 }
