@@ -171,7 +171,10 @@ async fn views_have_blocks_of(bed: &Testbed, workers: &[u64]) -> Result<()> {
         let has_blocks = |worker: &u64| {
             let id = worker.to_string();
             let ours = |rank: &&Value| rank["instance_id"] == id.as_str();
-            ranks.iter().find(ours).is_some_and(|rank| rank["blocks"].as_u64() > Some(0))
+            ranks
+                .iter()
+                .find(ours)
+                .is_some_and(|rank| rank["blocks"].as_u64() > Some(0))
         };
         ensure!(workers.iter().all(has_blocks), "{ranks:?}");
         status.ensure_acked(bed)?;
