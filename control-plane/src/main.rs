@@ -41,7 +41,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("WARMPATH_LOG").unwrap_or_else(|_| EnvFilter::new("info,tk_encode=warn"));
+    let filter = EnvFilter::try_from_env("WARMPATH_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn,tk_encode=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control_plane::config::{Config, ConfigError};
+use control_plane::config::{Config, ConfigError, NatsConfig, NatsLogin, Secret};
 
 /// A directory that passes for a model's.
 fn model_dir() -> String {
@@ -36,7 +36,8 @@ fn every_key_is_documented() {
     let text = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
     // The reader lists the known keys of a map when it meets an unknown one.
     let yaml = "x: 1\nlisten: {x: 1}\ngateway: {x: 1}\nevents: {x: 1}\nsync: {x: 1}\nstate: {x: 1}\n\
-                pools: [{x: 1, index: {x: 1}, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}]";
+                pools: [{x: 1, index: {x: 1}, routing: {x: 1}, parity: {x: 1}, workers: [{x: 1}]}, \
+                {discovery: {dynamo: {x: 1, nats: {x: 1, tls: {x: 1}}}}}]";
     let lists = mistakes(yaml)
         .into_iter()
         .filter_map(|line| Some(line.split_once("known here: ")?.1.to_owned()));
@@ -182,4 +183,117 @@ fn an_empty_file_and_no_yaml() {
         Config::parse("listen: {}\nlisten: {}", Path::new("/")),
         Err(ConfigError::Syntax(_))
     ));
+}
+
+/// A pool whose workers Dynamo tells of, with more keys for that.
+fn dynamo(more: &str) -> String {
+    format!(
+        "pools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, discovery: {{dynamo: {{\
+         backend: file, path: d, namespace: dynamo, {more}}}}}}}]",
+        model_dir()
+    )
+}
+
+#[test]
+fn a_login_to_nats_is_read_and_never_shown() {
+    let directory = model_dir();
+    let directory = Path::new(&directory);
+    std::fs::write(directory.join("secret"), "hunter2\n").unwrap();
+    let parse = |nats: &str| {
+        let yaml = dynamo(&format!("nats: {nats}"));
+        let config = Config::parse(&yaml, directory).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        config.pools[0].dynamo.clone().unwrap().nats.unwrap()
+    };
+    let nats = |servers: &[&str], login| NatsConfig {
+        servers: servers.iter().map(|server| (*server).to_owned()).collect(),
+        login,
+        require_tls: false,
+        ca: None,
+        client_cert: None,
+    };
+    let one = ["nats://a:4222"];
+    assert_eq!(parse("{servers: 'nats://a:4222'}"), nats(&one, NatsLogin::Anonymous));
+    let password = |login: &str| {
+        parse(&format!(
+            "{{servers: ['nats://a:4222', 'tls://b:1'], user: u, {login}}}"
+        ))
+    };
+    let by_password = NatsLogin::Password {
+        user: "u".into(),
+        password: Secret::from("hunter2"),
+    };
+    assert_eq!(
+        password("password: hunter2"),
+        nats(&["nats://a:4222", "tls://b:1"], by_password.clone())
+    );
+    assert_eq!(
+        password("password_file: secret"),
+        nats(&["nats://a:4222", "tls://b:1"], by_password)
+    );
+    let token = NatsLogin::Token(Secret::from("hunter2"));
+    assert_eq!(
+        parse("{servers: 'nats://a:4222', token_file: secret}"),
+        nats(&one, token)
+    );
+    let tls = NatsConfig {
+        require_tls: true,
+        ca: Some(directory.join("secret")),
+        client_cert: Some((directory.join("secret"), directory.join("secret"))),
+        ..nats(&one, NatsLogin::Nkey(Secret::from("SUhunter2")))
+    };
+    let given =
+        "{servers: 'nats://a:4222', nkey: SUhunter2, tls: {require: true, ca: secret, cert: secret, key: secret}}";
+    assert_eq!(parse(given), tls);
+
+    let brokers = Config::parse(&dynamo("brokers: ['tcp://a:1', 'tcp://b:2']"), directory).unwrap();
+    assert_eq!(
+        brokers.pools[0].dynamo.clone().unwrap().brokers,
+        ["tcp://a:1", "tcp://b:2"]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_login_to_nats_is_said_without_showing_it() {
+    let yaml = dynamo(
+        "brokers: 'tcp://*:1', nats: {servers: ['nats://u:hunter2@a', 'http://a', 'nats://'], password: 1234567, \
+         token: hunter2, token_file: hunter2, nkey: hunter2, credentials_file: missing, tls: {cert: missing}}",
+    );
+    let told = mistakes(&yaml);
+    let shown = told.join("\n");
+    assert!(
+        !shown.contains("hunter2:") && !shown.contains("u:hunter2") && !shown.contains("1234567"),
+        "{shown}"
+    );
+    let at = |key: &str| format!("pools[0].discovery.dynamo.{key} (line 1): ");
+    let expected = [
+        (at("nats.password"), "(hidden): must be a text; quote it"),
+        (at("nats.token_file"), "set: the secret itself is set too"),
+        (at("nats.nkey"), "(hidden): must be a user's seed, which begins with SU"),
+        (at("nats.credentials_file"), "/missing: No such file"),
+        (at("nats.nkey"), "set: there is another login already"),
+        (at("nats.tls.key"), "absent: required"),
+        (at("nats.tls.cert"), "/missing: No such file"),
+        (
+            at("nats.servers[0]"),
+            "(hidden): must be nats://host:port or tls://host:port; name and password",
+        ),
+        (
+            at("nats.servers[1]"),
+            "\"http://a\": must be nats://host:port or tls://host:port",
+        ),
+        (
+            at("nats.servers[2]"),
+            "\"nats://\": must be nats://host:port or tls://host:port",
+        ),
+        (at("brokers"), "\"tcp://*:1\": must be tcp://host:port"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{shown}");
+    for (told, (place, why)) in told.iter().zip(&expected) {
+        assert!(
+            told.strip_prefix(place.as_str())
+                .is_some_and(|rest| rest.starts_with(why)),
+            "{told}: {place}{why}"
+        );
+    }
 }

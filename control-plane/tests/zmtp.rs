@@ -27,7 +27,7 @@ async fn peer(says: Vec<u8>) -> (tokio::task::JoinHandle<TcpStream>, Result<Conn
         let _ = stream.write_all(&says).await;
         stream
     });
-    let connection = Connection::connect(&endpoint, Role::Sub).await;
+    let connection = Connection::connect(&endpoint, Role::HEAR_ALL).await;
     (talking, connection)
 }
 

@@ -142,7 +142,7 @@ impl Metrics {
             blocks: register!("kv_blocks", "Blocks in KV events by what the index did with them"),
             dynamo: register!(
                 "dynamo_problems",
-                "What Dynamo's discovery service says and cannot be used, by reason"
+                "What of Dynamo's discovery service and event plane cannot be used or was lost, by reason"
             ),
             pool_exact: register!(
                 "pool_exact",
@@ -319,7 +319,7 @@ impl PoolMetrics {
         set(&self.all.view_hidden, &self.pool, hidden);
     }
 
-    /// Something that Dynamo's workers say of themselves cannot be used.
+    /// Something of Dynamo's discovery service or event plane cannot be used, or was lost.
     pub fn count_dynamo(&self, reason: &'static str, count: u64) {
         if count > 0 {
             let labels = PoolReasonLabels {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::nats::{NatsConfig, read_nats};
+use super::pool::read_socket;
 use super::reader::{At, Mistakes};
 use crate::dynamo::records::Endpoint;
 
@@ -20,6 +22,10 @@ pub struct DynamoConfig {
     pub frontend: Option<SocketAddr>,
     /// The port of those.
     pub frontend_port: u16,
+    /// The NATS servers of workers that publish their KV events there.
+    pub nats: Option<NatsConfig>,
+    /// Where ZMQ brokers publish the KV events of workers (their XPUB sockets); empty: as the discovery service says.
+    pub brokers: Vec<String>,
 }
 
 /// `None` if absent.
@@ -29,7 +35,17 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         return None;
     }
     dynamo.require(mistakes);
-    let [backend, path, namespace, component, endpoint, frontend, frontend_port] = dynamo.fields(
+    let [
+        backend,
+        path,
+        namespace,
+        component,
+        endpoint,
+        frontend,
+        frontend_port,
+        nats,
+        brokers,
+    ] = dynamo.fields(
         mistakes,
         [
             "backend",
@@ -39,6 +55,8 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
             "endpoint",
             "frontend",
             "frontend_port",
+            "nats",
+            "brokers",
         ],
     );
     if let Some(text) = backend.required_text(mistakes)
@@ -66,6 +84,8 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         },
         frontend: read_frontend(&frontend, mistakes),
         frontend_port: u16::try_from(frontend_port.integer(mistakes, 1..=65_535, FRONTEND_PORT)).unwrap_or(0),
+        nats: read_nats(&nats, directory, mistakes),
+        brokers: read_brokers(&brokers, mistakes),
     })
 }
 
@@ -77,4 +97,10 @@ fn read_frontend(at: &At<'_>, mistakes: &mut Mistakes) -> Option<SocketAddr> {
         mistakes.add(at, format!("{text:?}"), why);
     }
     address
+}
+
+fn read_brokers(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+    let items = at.one_or_more(mistakes);
+    let sockets = items.iter().filter_map(|item| read_socket(item, mistakes));
+    sockets.map(|(host, port)| format!("tcp://{host}:{port}")).collect()
 }

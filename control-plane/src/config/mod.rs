@@ -1,13 +1,17 @@
 //! The configuration file. Every key, its default, unit and cost: `docs/configuration.md`.
 
 mod dynamo;
+mod nats;
 mod pool;
 mod prompts;
 mod reader;
+mod secret;
 
 pub use dynamo::DynamoConfig;
+pub use nats::{NatsConfig, NatsLogin};
 pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, ViewConfig, WorkerConfig};
 pub use prompts::{PromptsConfig, frontend};
+pub use secret::Secret;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -492,7 +492,8 @@ fn read_sockets(at: &At<'_>, ranks: u32, mistakes: &mut Mistakes) -> Vec<String>
         .collect()
 }
 
-fn read_socket(at: &At<'_>, mistakes: &mut Mistakes) -> Option<(String, u16)> {
+/// `tcp://host:port`, taken apart.
+pub(super) fn read_socket(at: &At<'_>, mistakes: &mut Mistakes) -> Option<(String, u16)> {
     let text = at.required_text(mistakes)?;
     let parsed = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':'));
     let parsed = parsed.and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|port| *port != 0)?)));
@@ -502,7 +503,7 @@ fn read_socket(at: &At<'_>, mistakes: &mut Mistakes) -> Option<(String, u16)> {
             mistakes.add(
                 at,
                 format!("{text:?}"),
-                "must be tcp://host:port, where the worker publishes (not the `*` it binds)",
+                "must be tcp://host:port, where it can be reached (not the `*` it binds)",
             );
             None
         }

@@ -154,6 +154,18 @@ impl<'n> At<'n> {
         }
     }
 
+    /// As [`At::text`], and no mistake shows what it is.
+    pub(super) fn hidden_text(&self, mistakes: &mut Mistakes) -> Option<&'n str> {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Text(text)) if !text.trim().is_empty() => Some(text),
+            None | Some(Value::Null) => None,
+            Some(_) => {
+                mistakes.add(self, "(hidden)", "must be a text; quote it if it looks like a number");
+                None
+            }
+        }
+    }
+
     /// As [`At::text`], where `off` is among the words: YAML 1.1 takes it for false.
     pub(super) fn word(&self, mistakes: &mut Mistakes) -> Option<&'n str> {
         match self.node.map(|node| &node.value) {

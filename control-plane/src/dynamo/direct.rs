@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub async fn run(endpoint: String, id: u64, block_size: u32, signals: mpsc::Sender<Signal>) {
     let mut pause = FIRST_PAUSE;
     while !signals.is_closed() {
-        match timeout(CONNECT_TIMEOUT, Connection::connect(&endpoint, Role::Sub)).await {
+        match timeout(CONNECT_TIMEOUT, Connection::connect(&endpoint, Role::HEAR_ALL)).await {
             Ok(Ok(connection)) => {
                 pause = FIRST_PAUSE;
                 tracing::info!(endpoint, "subscribed to KV events");
@@ -54,14 +55,19 @@ async fn follow(mut connection: Connection, id: u64, block_size: u32, signals: &
 
 /// `None`: it is of another publisher, or about something else.
 fn read(message: &[Part], id: u64, block_size: u32) -> Result<Option<Signal>, WireError> {
-    let frame = |part: &Part| match part {
-        Part::Bytes(bytes) => Ok(bytes.clone()),
-        Part::TooLong(length) => Err(WireError::TooLong(*length)),
-    };
-    let frames = message.iter().map(frame).collect::<Result<Vec<_>, _>>()?;
+    let frames = frames(message)?;
     let envelope = envelope(envelope_of_frames(&frames)?)?;
     if envelope.publisher_id != id || envelope.topic != KV_EVENTS {
         return Ok(None);
     }
     Ok(Some(Signal::Events(kv_events(envelope.payload, block_size)?)))
+}
+
+/// The frames of a message, if none is too long.
+pub(super) fn frames(message: &[Part]) -> Result<Vec<Bytes>, WireError> {
+    let frame = |part: &Part| match part {
+        Part::Bytes(bytes) => Ok(bytes.clone()),
+        Part::TooLong(length) => Err(WireError::TooLong(*length)),
+    };
+    message.iter().map(frame).collect()
 }

@@ -18,7 +18,8 @@ use crate::config::EventsConfig;
 use crate::events::Batch;
 use crate::sync::pool::{Input, PoolHandle};
 
-/// Signals that wait for one follower. What does not fit is dropped, and found missing by its number.
+/// Signals that wait for one follower. What does not fit waits in the connection that brings it, or is dropped there, and
+/// then found missing by its number.
 pub const QUEUE: usize = 1024;
 /// When a fresh subscription is looked after once more: what was published after the worker had answered and before the
 /// event plane took note of the subscription came by neither way.
@@ -28,7 +29,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(500);
 const READY_GRACE: Duration = Duration::from_secs(10);
 
 /// What the event plane says of one publisher.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// From now on its events come.
     Connected,
@@ -38,6 +39,8 @@ pub enum Signal {
     Events(Vec<RouterEvent>),
     /// A message that could not be read.
     Unreadable,
+    /// Some may have been lost on their way.
+    Missed,
 }
 
 /// One publisher to follow.
@@ -134,6 +137,8 @@ impl Following {
                         status.metrics().count_message("undecodable");
                         status.report_trouble("undecodable: a message could not be read");
                     }
+                    // Not at once: where many are lost, one question will do.
+                    Signal::Missed => next_probe = next_probe.min(Instant::now() + SECOND_LOOK),
                 },
                 answer = answer(&mut self.recovery) => {
                     self.recovery = None;

@@ -1,17 +1,21 @@
 //! From discovery records to the ranks of one pool: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use router_core::hash::BlockLayout;
 
 use super::query::Target;
-use super::records::{Card, Channel, Instance, Record, Records, Source, WorkerRank};
+use super::records::{Card, Channel, Instance, Record, Records, Scope, Source, WorkerRank};
 use super::wire::KV_EVENTS;
 use crate::config::DynamoConfig;
 
 /// Ranks of one worker beyond which its card is not believed.
 const MAX_RANKS: u32 = 1024;
+/// The component that ZMQ brokers are told of under.
+const BROKER_COMPONENT: &str = "zmq_broker";
+/// Brokers beyond which the discovery service is not believed.
+const MAX_BROKERS: usize = 64;
 
 /// What a pool's workers are, as their records say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Picture {
     pub ranks: BTreeMap<WorkerRank, Place>,
     /// Workers at the pool's endpoint that cannot be used, and why.
     pub refused: BTreeMap<u64, String>,
+    /// Where ZMQ brokers publish what they are given.
+    pub brokers: BTreeSet<String>,
 }
 
 /// One rank.
@@ -36,17 +42,31 @@ pub struct Place {
 pub struct Publisher {
     /// Its id.
     pub id: u64,
-    /// Its own socket; `None`: it publishes through NATS or a broker.
-    pub socket: Option<String>,
+    /// How its events come, once that is known.
+    pub transport: Option<EventTransport>,
     /// Who answers for what was missed.
     pub recovery: Option<Target>,
+}
+
+/// How a publisher's events come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventTransport {
+    /// From its own ZMQ socket, `tcp://host:port`.
+    Zmq(String),
+    /// Through NATS, under this subject.
+    Nats(String),
+    /// Through the ZMQ brokers.
+    Broker,
 }
 
 impl Picture {
     /// What `records` say of the pool that `config` describes, whose prompts are cut by `layout`.
     pub fn of(records: &Records, config: &DynamoConfig, layout: BlockLayout) -> Self {
-        let mut picture = Self::default();
-        let publishers = publishers(records, config);
+        let mut picture = Self {
+            brokers: brokers(records, config),
+            ..Self::default()
+        };
+        let publishers = publishers(records, config, !picture.brokers.is_empty());
         let cards: BTreeMap<u64, &Card> = records
             .iter()
             .filter_map(|(_, record)| match record {
@@ -124,18 +144,35 @@ fn usable(
     Ok((frontend, first..first.saturating_add(size)))
 }
 
+/// Where brokers publish: as configured, or else as those of the deployment say.
+fn brokers(records: &Records, config: &DynamoConfig) -> BTreeSet<String> {
+    if !config.brokers.is_empty() {
+        return config.brokers.iter().cloned().collect();
+    }
+    let told = records.iter().filter_map(|(_, record)| match record {
+        Record::EventChannel {
+            scope: Some(Scope::Component { namespace, component }),
+            transport: Channel::ZmqBroker { xpub_endpoints, .. },
+            ..
+        } if *namespace == config.endpoint.namespace && component == BROKER_COMPONENT => Some(xpub_endpoints),
+        _ => None,
+    });
+    told.flatten().take(MAX_BROKERS).cloned().collect()
+}
+
 /// The publisher of each rank: the one whose record came last, if there are several.
-fn publishers(records: &Records, config: &DynamoConfig) -> BTreeMap<WorkerRank, Publisher> {
-    let mut sockets: BTreeMap<u64, &str> = BTreeMap::new();
+fn publishers(records: &Records, config: &DynamoConfig, has_brokers: bool) -> BTreeMap<WorkerRank, Publisher> {
+    let mut transports: BTreeMap<u64, EventTransport> = BTreeMap::new();
     let mut sources = Vec::new();
     for (arrival, record) in records.iter() {
         match record {
             Record::EventChannel {
                 topic,
                 publisher_id,
-                transport: Channel::Zmq { endpoint },
+                transport,
+                ..
             } if topic == KV_EVENTS => {
-                sockets.insert(*publisher_id, endpoint);
+                transports.extend(event_transport(transport).map(|transport| (*publisher_id, transport)));
             }
             Record::EventSource {
                 topic,
@@ -161,8 +198,28 @@ fn publishers(records: &Records, config: &DynamoConfig) -> BTreeMap<WorkerRank, 
                 dp_rank: source.worker.dp_rank,
             })
         });
-        let socket = sockets.get(&id).map(|endpoint| (*endpoint).to_owned());
-        (source.worker, Publisher { id, socket, recovery })
+        // Who publishes through a broker has no channel of its own.
+        let transport = transports.get(&id).cloned();
+        let transport = transport.or_else(|| has_brokers.then_some(EventTransport::Broker));
+        let publisher = Publisher {
+            id,
+            transport,
+            recovery,
+        };
+        (source.worker, publisher)
     };
     sources.into_iter().map(publisher).collect()
+}
+
+fn event_transport(channel: &Channel) -> Option<EventTransport> {
+    match channel {
+        Channel::Zmq { endpoint } => Some(EventTransport::Zmq(endpoint.clone())),
+        Channel::Nats { subject_prefix } => {
+            // What Dynamo percent-encodes; a wildcard would bring everybody's messages.
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_%.".contains(&byte);
+            let is_subject = !subject_prefix.is_empty() && subject_prefix.bytes().all(is_plain);
+            is_subject.then(|| EventTransport::Nats(format!("{subject_prefix}.{KV_EVENTS}")))
+        }
+        Channel::ZmqBroker { .. } => None,
+    }
 }

@@ -10,9 +10,9 @@ use router_core::hash::BlockLayout;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::direct;
 use super::follower::{self, Follower};
 use super::picture::{Picture, Place, Publisher};
+use super::plane::EventPlane;
 use super::query::AT_ONCE;
 use super::records::{Records, WorkerRank};
 use crate::admin::metrics::PoolMetrics;
@@ -52,6 +52,7 @@ struct Running {
     pool: DynamoPool,
     ranks: BTreeMap<WorkerRank, Seat>,
     frontends: BTreeMap<SocketAddr, Frontend>,
+    plane: EventPlane,
     permits: Arc<Semaphore>,
     refused: BTreeMap<u64, String>,
 }
@@ -81,6 +82,7 @@ impl DynamoPool {
         let mut ready = Some(Arc::new(ready));
         let mut records = Records::default();
         let mut running = Running {
+            plane: EventPlane::new(&self.config, self.layout.block_size.get(), &self.metrics),
             pool: self,
             ranks: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -102,8 +104,13 @@ impl DynamoPool {
 
 impl Running {
     async fn become_like(&mut self, picture: Picture, ready: Option<&Arc<HoldBack>>) {
-        let Picture { ranks, refused } = picture;
+        let Picture {
+            ranks,
+            refused,
+            brokers,
+        } = picture;
         self.tell_refused(refused);
+        self.plane.set_brokers(&brokers).await;
         let is_gone = |(id, seat): (&WorkerRank, &Seat)| {
             let place = ranks.get(id);
             place
@@ -123,7 +130,7 @@ impl Running {
                     if seat.place.publisher != place.publisher {
                         stop(&self.pool, seat).await;
                         seat.place = place;
-                        follow(&self.pool, &self.permits, seat, ready);
+                        follow(&self.pool, &mut self.plane, &self.permits, seat, ready).await;
                     }
                 }
                 Entry::Vacant(free) => {
@@ -156,7 +163,7 @@ impl Running {
                     };
                     admit(&self.pool, &mut self.frontends, frontend);
                     let seat = free.insert(seat);
-                    follow(&self.pool, &self.permits, seat, ready);
+                    follow(&self.pool, &mut self.plane, &self.permits, seat, ready).await;
                 }
             }
         }
@@ -199,17 +206,30 @@ async fn stop(pool: &DynamoPool, seat: &mut Seat) {
     pool.members.set_source(seat.rank.slot, None, None);
 }
 
-/// Starts to follow a rank's publisher, if it is known where that publishes.
-fn follow(pool: &DynamoPool, permits: &Arc<Semaphore>, seat: &mut Seat, ready: Option<&Arc<HoldBack>>) {
-    let Some(Publisher { id, socket, recovery }) = seat.place.publisher.clone() else {
+/// Starts to follow a rank's publisher, if it is known how its events come.
+async fn follow(
+    pool: &DynamoPool,
+    plane: &mut EventPlane,
+    permits: &Arc<Semaphore>,
+    seat: &mut Seat,
+    ready: Option<&Arc<HoldBack>>,
+) {
+    let Some(Publisher {
+        id,
+        transport: Some(transport),
+        recovery,
+    }) = seat.place.publisher.clone()
+    else {
         return;
     };
-    let Some(socket) = socket else { return };
+    let (sender, signals) = mpsc::channel(follower::QUEUE);
+    let Some(source) = plane.follow(transport, id, sender, &mut seat.tasks).await else {
+        return;
+    };
     let shown = recovery
         .as_ref()
         .map(|target| format!("recovery query: {}", target.address));
-    pool.members.set_source(seat.rank.slot, Some(socket.clone()), shown);
-    let (sender, signals) = mpsc::channel(follower::QUEUE);
+    pool.members.set_source(seat.rank.slot, Some(source), shown);
     let follower = Follower {
         pool: pool.pool.clone(),
         slot: seat.rank.slot,
@@ -222,8 +242,6 @@ fn follow(pool: &DynamoPool, permits: &Arc<Semaphore>, seat: &mut Seat, ready: O
         config: pool.events.clone(),
     };
     seat.tasks.spawn(follower.run(signals, ready.cloned()));
-    seat.tasks
-        .spawn(direct::run(socket, id, pool.layout.block_size.get(), sender));
 }
 
 fn admit(pool: &DynamoPool, frontends: &mut BTreeMap<SocketAddr, Frontend>, address: SocketAddr) {

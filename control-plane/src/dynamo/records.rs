@@ -39,8 +39,11 @@ pub enum Record {
         /// What.
         card_json: Card,
     },
-    /// A publisher publishes there.
+    /// A publisher publishes there; or a broker takes what publishers give it.
     EventChannel {
+        /// Whose.
+        #[serde(default)]
+        scope: Option<Scope>,
         /// As `kv-events`.
         topic: String,
         /// The publisher's id.
@@ -106,6 +109,29 @@ pub struct RuntimeConfig {
     /// Blocks that also hash the first token of the next one.
     #[serde(default)]
     pub enable_eagle: Option<bool>,
+}
+
+/// What part of a deployment an event channel belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Scope {
+    /// All of it.
+    Namespace {
+        /// Its name.
+        name: String,
+    },
+    /// One component.
+    Component {
+        /// Of this deployment.
+        namespace: String,
+        /// Its name.
+        component: String,
+    },
+    /// One endpoint.
+    Endpoint {
+        /// Which.
+        endpoint: Endpoint,
+    },
 }
 
 /// How events are published.

@@ -167,7 +167,7 @@ struct Door {
 
 impl Door {
     async fn let_in(&self, stream: TcpStream, peer: SocketAddr) {
-        let mut connection = match timeout(HANDSHAKE_TIMEOUT, Connection::open(stream, Role::Sub)).await {
+        let mut connection = match timeout(HANDSHAKE_TIMEOUT, Connection::open(stream, Role::HEAR_ALL)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "no publisher");

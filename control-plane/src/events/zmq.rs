@@ -461,7 +461,7 @@ async fn next_answer(replay: &mut Option<Replay>) -> Answer {
 async fn connect_forever(endpoint: &str) -> Connection {
     let mut pause = FIRST_PAUSE;
     loop {
-        match timeout(CONNECT_TIMEOUT, Connection::connect(endpoint, Role::Sub)).await {
+        match timeout(CONNECT_TIMEOUT, Connection::connect(endpoint, Role::HEAR_ALL)).await {
             Ok(Ok(connection)) => return connection,
             Ok(Err(error)) => tracing::debug!(endpoint, %error, "cannot connect"),
             Err(_) => tracing::debug!(endpoint, "connecting takes too long"),

@@ -36,24 +36,27 @@ const COMMAND: u8 = 4;
 
 /// Which end of a pattern we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Hears a publisher.
-    Sub,
+pub enum Role<'a> {
+    /// Hears of a publisher's messages those whose first frame begins with one of these.
+    Sub(&'a [&'a str]),
     /// Asks a ROUTER.
     Dealer,
 }
 
-impl Role {
+impl Role<'_> {
+    /// Hears all of a publisher's messages.
+    pub const HEAR_ALL: Role<'static> = Role::Sub(&[""]);
+
     fn name(self) -> &'static str {
         match self {
-            Self::Sub => "SUB",
+            Self::Sub(_) => "SUB",
             Self::Dealer => "DEALER",
         }
     }
 
     fn takes(self, peer: &[u8]) -> bool {
         match self {
-            Self::Sub => matches!(peer, b"PUB" | b"XPUB"),
+            Self::Sub(_) => matches!(peer, b"PUB" | b"XPUB"),
             Self::Dealer => matches!(peer, b"ROUTER"),
         }
     }
@@ -103,16 +106,16 @@ impl Connection {
     ///
     /// # Errors
     /// When nobody is there, or somebody else.
-    pub async fn connect(endpoint: &str, role: Role) -> Result<Self, ZmtpError> {
+    pub async fn connect(endpoint: &str, role: Role<'_>) -> Result<Self, ZmtpError> {
         let address = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
         Self::open(TcpStream::connect(address).await?, role).await
     }
 
-    /// Shakes hands over a connection that either side opened. A subscriber asks for everything.
+    /// Shakes hands over a connection that either side opened, and subscribes.
     ///
     /// # Errors
     /// When the peer hangs up or is not what `role` needs.
-    pub async fn open(mut stream: TcpStream, role: Role) -> Result<Self, ZmtpError> {
+    pub async fn open(mut stream: TcpStream, role: Role<'_>) -> Result<Self, ZmtpError> {
         stream.set_nodelay(true)?;
         // The end of a machine or of a network path sends nothing.
         let keepalive = TcpKeepalive::new()
@@ -134,8 +137,10 @@ impl Connection {
                 ours: role.name(),
             });
         }
-        if role == Role::Sub {
-            connection.send(&[Bytes::from_static(&[1])]).await?;
+        if let Role::Sub(prefixes) = role {
+            for prefix in prefixes {
+                connection.send(&[[&[1], prefix.as_bytes()].concat().into()]).await?;
+            }
         }
         Ok(connection)
     }
@@ -247,7 +252,7 @@ async fn greet(stream: &mut TcpStream) -> Result<(), ZmtpError> {
     Ok(())
 }
 
-fn ready(role: Role) -> Bytes {
+fn ready(role: Role<'_>) -> Bytes {
     let mut command = BytesMut::new();
     command.put_slice(b"\x05READY\x0bSocket-Type");
     command.put_u32(u32::try_from(role.name().len()).unwrap_or_default());

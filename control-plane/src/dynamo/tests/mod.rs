@@ -1,6 +1,7 @@
 //! What the parts promise, against recordings of Dynamo 1.6.1 and models of its workers.
 
 mod cursor;
+mod dispatch;
 mod records;
 mod wire;
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::samples;
 use crate::config::DynamoConfig;
-use crate::dynamo::picture::{Picture, Place, Publisher};
+use crate::dynamo::picture::{EventTransport, Picture, Place, Publisher};
 use crate::dynamo::query::Target;
 use crate::dynamo::records::{Change, Endpoint, Records, WorkerRank};
 
@@ -23,6 +23,8 @@ fn config(component: &str) -> DynamoConfig {
         },
         frontend: None,
         frontend_port: 8000,
+        nats: None,
+        brokers: Vec::new(),
     }
 }
 
@@ -65,7 +67,7 @@ fn every_recorded_record_is_read_and_they_make_a_rank() {
     };
     let publisher = Publisher {
         id: PUBLISHER,
-        socket: Some("tcp://127.0.0.1:33641".into()),
+        transport: Some(EventTransport::Zmq("tcp://127.0.0.1:33641".into())),
         recovery: Some(target),
     };
     let place = Place {
@@ -74,7 +76,7 @@ fn every_recorded_record_is_read_and_they_make_a_rank() {
     };
     let expected = Picture {
         ranks: BTreeMap::from([(rank(0), place)]),
-        refused: BTreeMap::new(),
+        ..Picture::default()
     };
     assert_eq!(picture(&records, "prefill", 16), expected);
     // The other component's worker tells of no events.
@@ -153,4 +155,74 @@ fn ranks_follow_the_card_and_the_last_publisher_counts() {
     assert_eq!(publisher(&records), PUBLISHER);
     records.apply(Change::All(BTreeMap::new()));
     assert_eq!(picture(&records, "prefill", 16), Picture::default());
+}
+
+#[test]
+fn events_come_as_the_publishers_channel_says_or_through_the_brokers_there_are() {
+    let key = "v1/event_channels/namespace/dynamo/component/prefill/endpoint/generate/topic/kv-events/b8f3e9a093a93";
+    let transport = |channel: Option<Value>, brokers: &[Value]| {
+        let mut changed = recorded();
+        let recorded = changed.remove(key).unwrap();
+        if let Some(channel) = channel {
+            let mut record = recorded.clone();
+            record["transport"] = channel;
+            changed.insert(key.to_owned(), record);
+        }
+        for (index, scope) in brokers.iter().enumerate() {
+            let ends = |first: u16| {
+                json!([
+                    format!("tcp://10.0.0.{index}:{first}"),
+                    format!("tcp://10.0.0.9:{first}")
+                ])
+            };
+            let config = json!({"xsub_endpoints": ends(1), "xpub_endpoints": ends(2)});
+            let broker = json!({
+                "type": "EventChannel", "scope": scope, "topic": "any", "instance_id": index,
+                "transport": {"kind": "ZmqBroker", "config": config},
+            });
+            changed.insert(format!("v1/event_channels/broker/{index}"), broker);
+        }
+        let mut records = Records::default();
+        assert_eq!(records.apply(all(&changed)), 0);
+        let picture = picture(&records, "prefill", 16);
+        let transport = picture.ranks[&rank(0)].publisher.clone().unwrap().transport;
+        (transport, picture.brokers.into_iter().collect::<Vec<_>>())
+    };
+    let nats = |prefix: &str| Some(json!({"kind": "Nats", "config": {"subject_prefix": prefix}}));
+    // With the endpoint in it, as since July 2026, and without, as before.
+    for prefix in [
+        "namespace.dynamo.component.prefill.endpoint.generate",
+        "namespace.dynamo%2E1.component.prefill",
+    ] {
+        let expected = EventTransport::Nats(format!("{prefix}.kv-events"));
+        assert_eq!(transport(nats(prefix), &[]), (Some(expected), Vec::new()));
+    }
+    for prefix in ["", ">", "namespace.*.component.prefill", "a b", "a\r\nPUB b 0\r\n\r\n"] {
+        assert_eq!(transport(nats(prefix), &[]), (None, Vec::new()), "{prefix:?}");
+    }
+    assert_eq!(transport(None, &[]), (None, Vec::new()));
+    let ours = json!({"kind": "component", "namespace": "dynamo", "component": "zmq_broker"});
+    let others = [
+        json!({"kind": "component", "namespace": "other", "component": "zmq_broker"}),
+        json!({"kind": "component", "namespace": "dynamo", "component": "prefill"}),
+        json!({"kind": "namespace", "name": "dynamo"}),
+    ];
+    assert_eq!(transport(None, &others), (None, Vec::new()));
+    let brokers = ["tcp://10.0.0.0:2", "tcp://10.0.0.1:2", "tcp://10.0.0.9:2"].map(str::to_owned);
+    assert_eq!(
+        transport(None, &[ours.clone(), ours.clone()]),
+        (Some(EventTransport::Broker), brokers.to_vec())
+    );
+    // Who has a socket is heard there, whatever brokers there are.
+    let socket = json!({"kind": "Zmq", "config": {"endpoint": "tcp://10.0.0.1:3"}});
+    let (direct, _) = transport(Some(socket), &[ours]);
+    assert_eq!(direct, Some(EventTransport::Zmq("tcp://10.0.0.1:3".into())));
+
+    // Configured brokers count instead of those in the records.
+    let mut config = config("prefill");
+    config.brokers = vec!["tcp://broker:5556".into()];
+    let mut records = Records::default();
+    records.apply(all(&recorded()));
+    let picture = Picture::of(&records, &config, BlockLayout::plain(16).unwrap());
+    assert_eq!(picture.brokers.into_iter().collect::<Vec<_>>(), ["tcp://broker:5556"]);
 }
