@@ -64,8 +64,10 @@ pub(crate) enum Load {
         /// To each Envoy.
         requests: usize,
     },
-    /// As many as possible over [`CONNECTIONS`] connections; the Envoys take turns of one slice each.
-    Saturated {
+    /// As many as possible, each as soon as one before it is answered; the Envoys take turns of one slice each.
+    Busy {
+        /// Requests in flight.
+        connections: usize,
         /// Of one Envoy.
         slice: Duration,
         /// Slices of each Envoy.
@@ -74,32 +76,36 @@ pub(crate) enum Load {
 }
 
 /// Requests in flight at saturation.
-pub(crate) const CONNECTIONS: usize = 8;
+pub(crate) const SATURATION: usize = 8;
 
 impl Load {
-    fn of(size: Size, quick: bool) -> [Self; 2] {
+    fn of(size: Size, quick: bool) -> [Self; 3] {
         let (rate, requests, slice_ms) = match size {
             Size::Tokens200 => (25, 300, 1_000),
             Size::Tokens8k => (10, 120, 1_500),
             Size::Tokens100k => (3, 45, 2_000),
         };
         let (requests, slice_ms, rounds) = if quick { (6, 250, 1) } else { (requests, slice_ms, 3) };
+        let busy = |connections| Self::Busy {
+            connections,
+            slice: Duration::from_millis(slice_ms),
+            rounds,
+        };
         [
             Self::Low {
                 every: Duration::from_secs(1) / rate,
                 requests,
             },
-            Self::Saturated {
-                slice: Duration::from_millis(slice_ms),
-                rounds,
-            },
+            busy(1),
+            busy(SATURATION),
         ]
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Low { .. } => "low",
-            Self::Saturated { .. } => "saturated",
+            Self::Busy { connections: 1, .. } => "steady",
+            Self::Busy { .. } => "saturated",
         }
     }
 }
@@ -130,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_size_cold_and_known_at_both_loads() {
+    fn every_size_cold_and_known_at_every_load() {
         let names: Vec<_> = Size::ALL
             .into_iter()
             .flat_map(|size| Case::of(size, false))
@@ -138,16 +144,22 @@ mod tests {
             .collect();
         let expected = [
             "200-cold-low",
+            "200-cold-steady",
             "200-cold-saturated",
             "200-known-low",
+            "200-known-steady",
             "200-known-saturated",
             "8k-cold-low",
+            "8k-cold-steady",
             "8k-cold-saturated",
             "8k-known-low",
+            "8k-known-steady",
             "8k-known-saturated",
             "100k-cold-low",
+            "100k-cold-steady",
             "100k-cold-saturated",
             "100k-known-low",
+            "100k-known-steady",
             "100k-known-saturated",
         ];
         assert_eq!(names, expected);

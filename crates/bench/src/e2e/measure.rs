@@ -10,7 +10,7 @@ use testbed::{Client, Envoy, Request};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::case::{CONNECTIONS, Case, Load, Novelty};
+use super::case::{Case, Load, Novelty, SATURATION};
 use super::prompts::Prompts;
 use crate::cpu::cpu_time;
 use crate::percentile::{Sorted, rounded};
@@ -51,7 +51,8 @@ pub(crate) struct Measured {
 pub(crate) async fn warm_up(prompts: &Arc<Prompts>, targets: &[Target; 3], client: &Client) -> Result<()> {
     for target in targets {
         for novelty in [Novelty::Cold, Novelty::Known] {
-            closed_loop(novelty, Instant::now() + WARM_UP, prompts, target, client).await?;
+            let crowd = Crowd::new(SATURATION, novelty, prompts, client);
+            crowd.keeps_sending(target, Instant::now() + WARM_UP).await?;
         }
     }
     Ok(())
@@ -66,7 +67,14 @@ pub(crate) async fn measure(
 ) -> Result<[Measured; 3]> {
     match case.load {
         Load::Low { every, requests } => low(case.novelty, every, requests, prompts, targets, client).await,
-        Load::Saturated { slice, rounds } => saturated(case.novelty, slice, rounds, prompts, targets, client).await,
+        Load::Busy {
+            connections,
+            slice,
+            rounds,
+        } => {
+            let crowd = Crowd::new(connections, case.novelty, prompts, client);
+            busy(&crowd, slice, rounds, targets).await
+        }
     }
 }
 
@@ -107,21 +115,14 @@ async fn low(
     }))
 }
 
-async fn saturated(
-    novelty: Novelty,
-    slice: Duration,
-    rounds: usize,
-    prompts: &Arc<Prompts>,
-    targets: &[Target; 3],
-    client: &Client,
-) -> Result<[Measured; 3]> {
+async fn busy(crowd: &Crowd, slice: Duration, rounds: usize, targets: &[Target; 3]) -> Result<[Measured; 3]> {
     let mut latencies = [const { Vec::new() }; 3];
     let mut sums = [(Duration::ZERO, Duration::ZERO); 3];
     for _ in 0..rounds {
         for ((target, latencies), (cpu, busy)) in targets.iter().zip(&mut latencies).zip(&mut sums) {
             let cpu_before = cpu_time(target.pid)?;
             let started = Instant::now();
-            latencies.extend(closed_loop(novelty, started + slice, prompts, target, client).await?);
+            latencies.extend(crowd.keeps_sending(target, started + slice).await?);
             *busy += started.elapsed();
             *cpu += cpu_time(target.pid)?.saturating_sub(cpu_before);
         }
@@ -137,30 +138,44 @@ async fn saturated(
     }))
 }
 
-/// Every connection sends its next request when the last one is answered, until `end`.
-async fn closed_loop(
+/// Clients that send without a pause.
+struct Crowd {
+    connections: usize,
     novelty: Novelty,
-    end: Instant,
-    prompts: &Arc<Prompts>,
-    target: &Target,
-    client: &Client,
-) -> Result<Vec<Duration>> {
-    let mut connections = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let (prompts, target, client) = (Arc::clone(prompts), target.clone(), client.clone());
-        connections.spawn(async move {
-            let mut latencies = Vec::new();
-            while Instant::now() < end {
-                latencies.push(send(&client, &target, prompts.next(novelty)).await?);
-            }
-            anyhow::Ok(latencies)
-        });
+    prompts: Arc<Prompts>,
+    client: Client,
+}
+
+impl Crowd {
+    fn new(connections: usize, novelty: Novelty, prompts: &Arc<Prompts>, client: &Client) -> Self {
+        Self {
+            connections,
+            novelty,
+            prompts: Arc::clone(prompts),
+            client: client.clone(),
+        }
     }
-    let mut latencies = Vec::new();
-    while let Some(of_connection) = connections.join_next().await {
-        latencies.append(&mut of_connection.context("connection")??);
+
+    /// Every connection sends its next request when the last one is answered, until `end`.
+    async fn keeps_sending(&self, target: &Target, end: Instant) -> Result<Vec<Duration>> {
+        let mut connections = JoinSet::new();
+        for _ in 0..self.connections {
+            let (prompts, target, client) = (Arc::clone(&self.prompts), target.clone(), self.client.clone());
+            let novelty = self.novelty;
+            connections.spawn(async move {
+                let mut latencies = Vec::new();
+                while Instant::now() < end {
+                    latencies.push(send(&client, &target, prompts.next(novelty)).await?);
+                }
+                anyhow::Ok(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(of_connection) = connections.join_next().await {
+            latencies.append(&mut of_connection.context("connection")??);
+        }
+        Ok(latencies)
     }
-    Ok(latencies)
 }
 
 /// From sending to the end of the answer.
@@ -202,7 +217,7 @@ pub(crate) fn line(case: &Case, prompts: &Prompts, measured: &[Measured; 3], pre
     put("cpu_us_per_request", json!(warmpath.cpu_us_per_request()));
     put("plain_cpu_us_per_request", json!(plain.cpu_us_per_request()));
     put("buffered_cpu_us_per_request", json!(buffered.cpu_us_per_request()));
-    if matches!(case.load, Load::Saturated { .. }) {
+    if matches!(case.load, Load::Busy { .. }) {
         put("plain_per_second", json!(plain.per_second()));
         put("buffered_per_second", json!(buffered.per_second()));
         put("warmpath_per_second", json!(warmpath.per_second()));
