@@ -32,7 +32,7 @@ pub struct Flight {
 impl Flight {
     /// Books a decided request on the pick. `None` if there is none.
     pub fn start(state: &mut State, routed: Routed) -> Option<Self> {
-        let pick = routed.decision.ranked.first()?;
+        let pick = routed.decision.ranked().next()?;
         let (candidate, overlap) = (pick.candidate, pick.overlap);
         let pool = state.router.pool(&routed.pool)?;
         let epoch = pool.epoch;
@@ -44,7 +44,7 @@ impl Flight {
         state.load.add(&account, delta);
         let held = routed
             .decision
-            .ranked
+            .scored
             .iter()
             .filter(|scored| scored.overlap.blocks() > 0);
         let mut flight = Self {

@@ -235,9 +235,9 @@ fn name_worker(state: &State, routed: &Routed) {
     let Some(pool) = state.router.pool(&routed.pool) else {
         return;
     };
-    let ranked = &routed.decision.ranked;
-    let mut candidates = ranked
-        .iter()
+    let mut candidates = routed
+        .decision
+        .ranked()
         .filter_map(|scored| pool.candidates.get(scored.candidate))
         .peekable();
     let best = candidates.peek().copied();

@@ -146,7 +146,8 @@ fn passed(reason: &'static str, seed: u64) -> Routed {
     Routed {
         decision: Decision {
             footing: Footing::pass(reason),
-            ranked: Vec::new(),
+            scored: Vec::new(),
+            order: Vec::new(),
             view: None,
             seed,
         },

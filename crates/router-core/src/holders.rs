@@ -1,7 +1,8 @@
 //! Who holds a block: a set of slots.
 //!
-//! A set of slots below 64 is a word of bits. Any other is stored once, however many blocks have it, and named by an
-//! id: most blocks of a large fleet share few sets. Each set has one form only, so equal sets are equal values.
+//! A set of slots below 64 is a word of bits, any other of up to four slots a word that lists them. All others are stored
+//! once, however many blocks have them, and named by an id: most blocks of a large fleet share few sets. Each set has one
+//! form only, so equal sets are equal values.
 
 use crate::Slot;
 use alloc::{boxed::Box, vec::Vec};
@@ -15,6 +16,8 @@ const WORDS: usize = Slot::LIMIT as usize / 64;
 const PER_WORD: usize = 4;
 /// What follows the last slot in the last word of a list.
 const NO_SLOT: u16 = u16::MAX;
+/// A list of nothing.
+const EMPTY_LIST: u64 = u64::MAX;
 /// Sets are spread over so many tables, so that none of them takes long to grow or to be freed.
 const TABLES: usize = 64;
 /// What a set takes beside its members, in bytes: its record, its place in the table, and the allocator's own.
@@ -25,7 +28,9 @@ const SET_OVERHEAD: usize = 48;
 pub(crate) enum Holders {
     /// Bit `s` says that slot `s` is in.
     Bits(u64),
-    /// Of a set with a slot of 64 or above.
+    /// Up to [`PER_WORD`] slots in ascending order, the last of them 64 or above.
+    List(u64),
+    /// Any other.
     Interned(SetId),
 }
 
@@ -112,35 +117,44 @@ impl HolderSets {
     }
 
     pub(crate) fn contains(&self, holders: Holders, slot: Slot) -> bool {
-        match holders {
-            Holders::Bits(bits) => slot.0 < BITS && bits & bit_of(slot.0) != 0,
-            Holders::Interned(id) => self.record(id).is_some_and(|record| record.members.contains(slot.0)),
-        }
+        self.members(&holders).contains(slot.0)
     }
 
     /// Calls `visit` with each slot that is in `holders` and not in `without`, in ascending order.
-    pub(crate) fn for_each_difference(&self, holders: Holders, without: Holders, visit: impl FnMut(Slot)) {
-        match (self.words_of(&holders), self.words_of(&without)) {
-            (Some(words), Some(without)) => visit_difference(words, without, visit),
-            _ => visit_difference(self.bitmap(holders).used(), self.bitmap(without).used(), visit),
+    pub(crate) fn for_each_difference(&self, holders: Holders, without: Holders, mut visit: impl FnMut(Slot)) {
+        let (members, without) = (self.members(&holders), self.members(&without));
+        if members.is_list {
+            let missing = members.list().filter(|&slot| !without.contains(slot));
+            missing.for_each(|slot| visit(Slot(slot)));
+        } else if without.is_list {
+            visit_difference(members.words, Bitmap::of(without).used(), visit);
+        } else {
+            visit_difference(members.words, without.words, visit);
         }
     }
 
     /// The set that differs from `from` in `slot` alone; one use moves from `from` to it. `None`, and nothing has
     /// changed, if it would take more than `room` bytes.
     pub(crate) fn toggled(&mut self, from: Holders, slot: Slot, room: usize) -> Option<Holders> {
-        let to = match from {
+        let list = match from {
             Holders::Bits(bits) if slot.0 < BITS => return Some(Holders::Bits(bits ^ bit_of(slot.0))),
+            Holders::NONE => Some(EMPTY_LIST),
+            Holders::List(list) => Some(list),
+            _ => None,
+        };
+        if let Some(list) = list.and_then(|list| toggled_list(list, slot.0)) {
+            return Some(list);
+        }
+        let mut bitmap = Bitmap::of(self.members(&from));
+        bitmap.toggle(slot.0);
+        let to = match bitmap.used() {
+            [] => Holders::NONE,
+            &[bits] => Holders::Bits(bits),
             _ => {
-                let mut bitmap = self.bitmap(from);
-                bitmap.toggle(slot.0);
-                match bitmap.used() {
-                    [] => Holders::NONE,
-                    &[bits] => Holders::Bits(bits),
-                    _ => {
-                        bitmap.write_shortest(&mut self.scratch);
-                        Holders::Interned(self.intern(room)?)
-                    }
+                bitmap.write_shortest(&mut self.scratch);
+                match self.scratch.words[..] {
+                    [list] if self.scratch.is_list => Holders::List(list),
+                    _ => Holders::Interned(self.intern(room)?),
                 }
             }
         };
@@ -215,42 +229,37 @@ impl HolderSets {
         self.tables.get(usize::from(id.table))?.records.get(id.place as usize)
     }
 
-    /// The set as bits, where it is stored so.
-    fn words_of<'a>(&'a self, holders: &'a Holders) -> Option<&'a [u64]> {
-        match holders {
-            Holders::Bits(bits) => Some(core::slice::from_ref(bits)),
-            Holders::Interned(id) => {
-                let members = &self.record(*id)?.members;
-                (!members.is_list).then_some(&*members.words)
-            }
-        }
-    }
-
-    fn bitmap(&self, holders: Holders) -> Bitmap {
-        let mut bitmap = Bitmap {
-            words: [0; WORDS],
-            end: 0,
+    /// The set in the form in which it is stored.
+    fn members<'a>(&'a self, holders: &'a Holders) -> Members<&'a [u64]> {
+        let (is_list, words): (bool, &[u64]) = match holders {
+            Holders::Bits(bits) => (false, core::slice::from_ref(bits)),
+            Holders::List(list) => (true, core::slice::from_ref(list)),
+            Holders::Interned(id) => match self.record(*id) {
+                Some(Record { members, .. }) => (members.is_list, &members.words),
+                None => (false, &[]),
+            },
         };
-        match self.words_of(&holders) {
-            Some(words) => {
-                for (place, &word) in bitmap.words.iter_mut().zip(words) {
-                    *place = word;
-                }
-                bitmap.end = words.len().min(WORDS);
-            }
-            None => {
-                if let Holders::Interned(id) = holders
-                    && let Some(record) = self.record(id)
-                {
-                    record.members.list().for_each(|slot| bitmap.toggle(slot));
-                }
-            }
-        }
-        bitmap
+        Members { is_list, words }
     }
 }
 
 impl Bitmap {
+    fn of(members: Members<&[u64]>) -> Self {
+        let mut bitmap = Self {
+            words: [0; WORDS],
+            end: 0,
+        };
+        if members.is_list {
+            members.list().for_each(|slot| bitmap.toggle(slot));
+            return bitmap;
+        }
+        for (place, &word) in bitmap.words.iter_mut().zip(members.words) {
+            *place = word;
+        }
+        bitmap.end = members.words.len().min(WORDS);
+        bitmap
+    }
+
     fn toggle(&mut self, slot: u16) {
         let place = usize::from(slot >> 6);
         if let Some(word) = self.words.get_mut(place) {
@@ -333,6 +342,26 @@ fn visit_difference(words: &[u64], without: &[u64], mut visit: impl FnMut(Slot))
             rest &= rest.wrapping_sub(1);
         }
     }
+}
+
+/// The set that differs from `list` in `slot`. `None` if that is too large for a list in one word.
+fn toggled_list(list: u64, slot: u16) -> Option<Holders> {
+    let mut slots = [slot, NO_SLOT, NO_SLOT, NO_SLOT, NO_SLOT];
+    for (place, other) in slots.iter_mut().skip(1).zip(unpack(list)) {
+        *place = other;
+    }
+    if unpack(list).any(|other| other == slot) {
+        slots = slots.map(|other| if other == slot { NO_SLOT } else { other });
+    }
+    slots.sort_unstable();
+    let [a, b, c, d, NO_SLOT] = slots else { return None };
+    let list = pack([a, b, c, d]);
+    let is_list = unpack(list).last().is_some_and(|slot| slot >= BITS);
+    Some(if is_list {
+        Holders::List(list)
+    } else {
+        Holders::Bits(unpack(list).fold(0, |bits, slot| bits | bit_of(slot)))
+    })
 }
 
 fn bit_of(slot: u16) -> u64 {

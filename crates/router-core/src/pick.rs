@@ -35,48 +35,53 @@ impl SplitMix64 {
     }
 }
 
-/// Every candidate's position, the picked one first, the others by rising cost: the order in which a gateway
-/// should try them. `temperature` 0 picks the lowest cost.
+/// As many candidates are ranked: gateways try the next one when the best fails, but not that often, and putting a
+/// thousand in order costs more than scoring them.
+pub const RANKED: usize = 16;
+
+/// The positions of the best candidates, at most [`RANKED`]: the picked one first, the others by rising cost, which is the
+/// order in which a gateway should try them. `temperature` 0 picks the lowest cost.
 pub fn rank(costs: &[f64], temperature: f64, seed: u64) -> Vec<usize> {
     let mut random = SplitMix64::new(seed);
-    // A random second key makes ties fair and sorting total.
-    let mut ranked: Vec<(usize, f64, u64)> = costs
-        .iter()
-        .enumerate()
-        .map(|(position, &cost)| (position, cost, random.next_u64()))
+    // A random second key makes ties fair and the order total.
+    let mut ranked: Vec<(f64, u64, usize)> = (0..)
+        .zip(costs)
+        .map(|(position, &cost)| (cost, random.next_u64(), position))
         .collect();
-    ranked.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
-    let mut order: Vec<usize> = ranked.into_iter().map(|(position, ..)| position).collect();
+    let by_cost = |a: &(f64, u64, usize), b: &(f64, u64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+    if ranked.len() > RANKED {
+        ranked.select_nth_unstable_by(RANKED, by_cost);
+        ranked.truncate(RANKED);
+    }
+    ranked.sort_unstable_by(by_cost);
+    let mut order: Vec<usize> = ranked.into_iter().map(|(.., position)| position).collect();
     if temperature > 0.0
-        && let Some(picked) = sample(costs, &order, temperature, &mut random)
+        && let Some(picked) = sample(costs, temperature, &mut random)
     {
         // The rest keeps its order.
-        if let Some(up_to_picked) = order.get_mut(..=picked) {
-            up_to_picked.rotate_right(1);
-        }
+        order.retain(|&position| position != picked);
+        order.insert(0, picked);
+        order.truncate(RANKED);
     }
     order
 }
 
-/// Rank of a candidate drawn by softmax.
-fn sample(costs: &[f64], order: &[usize], temperature: f64, random: &mut SplitMix64) -> Option<usize> {
-    let cost_at = |rank: usize| order.get(rank).and_then(|&position| costs.get(position)).copied();
-    let lowest = cost_at(0)?;
-    let spread = cost_at(order.len().checked_sub(1)?)? - lowest;
+/// A candidate drawn by softmax.
+fn sample(costs: &[f64], temperature: f64, random: &mut SplitMix64) -> Option<usize> {
+    let lowest = costs.iter().copied().min_by(f64::total_cmp)?;
+    let spread = costs.iter().copied().max_by(f64::total_cmp)? - lowest;
     if spread <= 0.0 || !spread.is_finite() {
-        return Some(random.below(order.len()));
+        return Some(random.below(costs.len()));
     }
     // Shifted by the lowest cost, so that the largest weight is 1 and the sum cannot vanish.
-    let weight = |rank: usize| cost_at(rank).map_or(0.0, |cost| libm::exp((lowest - cost) / spread / temperature));
-    let total: f64 = (0..order.len()).map(weight).sum();
+    let weight = |cost: f64| libm::exp((lowest - cost) / spread / temperature);
+    let total: f64 = costs.iter().copied().map(weight).sum();
     let mut left = random.next_unit() * total;
-    for rank in 0..order.len() {
-        left -= weight(rank);
-        if left < 0.0 {
-            return Some(rank);
-        }
-    }
-    Some(0)
+    let drawn = costs.iter().position(|&cost| {
+        left -= weight(cost);
+        left < 0.0
+    });
+    drawn.or(Some(0))
 }
 
 #[cfg(test)]
@@ -89,6 +94,23 @@ mod tests {
         assert_eq!(rank(&[3.0, 1.0, 2.0], 0.0, 7), vec![1, 2, 0]);
         assert_eq!(rank(&[], 0.0, 7), Vec::<usize>::new());
         assert_eq!(rank(&[], 1.0, 7), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn the_best_of_many_are_as_in_a_full_sort() {
+        // 7919 is prime, so every cost occurs once.
+        let costs: Vec<f64> = (0..1_000).map(|n| f64::from(n * 7919 % 1_000)).collect();
+        let mut sorted: Vec<usize> = (0..1_000).collect();
+        sorted.sort_by(|&a, &b| costs[a].total_cmp(&costs[b]));
+        assert_eq!(rank(&costs, 0.0, 7), sorted[..RANKED]);
+        // One that is drawn from behind them goes before them.
+        let last = *sorted.last().unwrap();
+        let drawn: Vec<_> = (0..)
+            .map(|seed| rank(&costs, 1e9, seed))
+            .find(|order| order[0] == last)
+            .unwrap();
+        let expected: Vec<_> = [last].iter().chain(&sorted[..RANKED - 1]).copied().collect();
+        assert_eq!(drawn, expected);
     }
 
     #[test]

@@ -49,8 +49,10 @@ pub enum Prompt<'a> {
 pub struct Decision {
     /// Rung and reason.
     pub footing: Footing,
-    /// The pick first, then the others by rising cost. Empty on [`Rung::Pass`].
-    pub ranked: Vec<Scored>,
+    /// Every candidate with its cost, in their order in the pool. Empty on [`Rung::Pass`].
+    pub scored: Vec<Scored>,
+    /// Their places in `scored`: the pick first, then the next best, [`crate::pick::RANKED`] at most.
+    pub order: Vec<usize>,
     /// The version of the view that was read.
     pub view: Option<Position>,
     /// The seed that broke ties.
@@ -70,6 +72,13 @@ pub struct Scored {
     pub load: SlotLoad,
     /// Its cost.
     pub cost: Cost,
+}
+
+impl Decision {
+    /// The pick first, then the next best.
+    pub fn ranked(&self) -> impl Iterator<Item = &Scored> {
+        self.order.iter().filter_map(|&place| self.scored.get(place))
+    }
 }
 
 #[derive(Debug)]
@@ -247,7 +256,8 @@ impl Router {
         let Some(state) = self.state(pool).filter(|state| !state.pool.candidates.is_empty()) else {
             return Decision {
                 footing: Footing::pass("no_workers"),
-                ranked: Vec::new(),
+                scored: Vec::new(),
+                order: Vec::new(),
                 view: None,
                 seed,
             };
@@ -272,10 +282,12 @@ impl Router {
         } else {
             Depths::default()
         };
-        let ranked = self.score(state, blocks, input_tokens, &overlaps, loads, seed);
+        let scored = self.score(state, blocks, input_tokens, &overlaps, loads);
+        let costs: Vec<f64> = scored.iter().map(|scored| scored.cost.total).collect();
         Decision {
             footing,
-            ranked,
+            scored,
+            order: rank(&costs, state.pool.temperature, seed),
             view: state.replica.position().filter(|_| reads_view),
             seed,
         }
@@ -338,7 +350,6 @@ impl Router {
         input_tokens: u64,
         overlaps: &Depths,
         loads: &[SlotLoad],
-        seed: u64,
     ) -> Vec<Scored> {
         let pool = &state.pool;
         let load_of = |candidate: usize| loads.get(candidate).copied().unwrap_or_default();
@@ -351,30 +362,22 @@ impl Router {
                 .unwrap_or(0),
         };
         let active = self.bookings.active_depths(blocks);
-        let scored: Vec<Scored> = (0..)
-            .zip(&pool.candidates)
-            .map(|(candidate, Candidate { slot, .. })| {
-                let overlap = pool.levels.overlap(*slot, overlaps);
-                let seat = state.seats.get(candidate).copied();
-                let shared = seat.map_or(0, |seat| active.of(seat.as_slot()));
-                let new_blocks = (blocks.len() as u64).saturating_sub(u64::from(shared));
-                let load = load_of(candidate);
-                let cost = pool.weights.cost(demand, load, overlap, new_blocks);
-                Scored {
-                    candidate,
-                    slot: *slot,
-                    overlap,
-                    load,
-                    cost,
-                }
-            })
-            .collect();
-        let costs: Vec<f64> = scored.iter().map(|scored| scored.cost.total).collect();
-        let order = rank(&costs, pool.temperature, seed);
-        order
-            .into_iter()
-            .filter_map(|position| scored.get(position).cloned())
-            .collect()
+        let scored = (0..).zip(&pool.candidates).map(|(candidate, Candidate { slot, .. })| {
+            let overlap = pool.levels.overlap(*slot, overlaps);
+            let seat = state.seats.get(candidate).copied();
+            let shared = seat.map_or(0, |seat| active.of(seat.as_slot()));
+            let new_blocks = (blocks.len() as u64).saturating_sub(u64::from(shared));
+            let load = load_of(candidate);
+            let cost = pool.weights.cost(demand, load, overlap, new_blocks);
+            Scored {
+                candidate,
+                slot: *slot,
+                overlap,
+                load,
+                cost,
+            }
+        });
+        scored.collect()
     }
 
     fn stale_reason(&self) -> &'static str {

@@ -32,6 +32,7 @@ pub(crate) struct Shard {
 const FREE: u64 = 0;
 const BITS: u64 = 1;
 const INTERNED: u64 = 2;
+const LIST: u64 = 3;
 const TAG_SHIFT: u32 = 56;
 const HASH_MASK: u64 = (1 << TAG_SHIFT) - 1;
 
@@ -88,6 +89,7 @@ impl Shard {
         let word = self.holders.get(place).copied().unwrap_or(0);
         match self.keys.get(place).map(|key| key >> TAG_SHIFT) {
             Some(BITS) => Holders::Bits(word),
+            Some(LIST) => Holders::List(word),
             Some(INTERNED) => Holders::interned_from(word),
             _ => Holders::NONE,
         }
@@ -188,6 +190,7 @@ impl Shard {
 fn encode(holders: Holders) -> (u64, u64) {
     match holders {
         Holders::Bits(bits) => (BITS, bits),
+        Holders::List(list) => (LIST, list),
         Holders::Interned(id) => (INTERNED, id.to_word()),
     }
 }

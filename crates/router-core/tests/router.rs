@@ -93,10 +93,10 @@ fn outcome(router: &Router, blocks: &[SequenceHash], loads: &[SlotLoad], now: Mi
         blocks,
     };
     let decision = router.decide("qwen", prompt, loads, now, 42);
-    let overlap = decision.ranked.first().map_or(0, |first| first.overlap.blocks());
+    let overlap = decision.ranked().next().map_or(0, |first| first.overlap.blocks());
     (
         decision.footing,
-        decision.ranked.iter().map(|scored| scored.slot.0).collect(),
+        decision.ranked().map(|scored| scored.slot.0).collect(),
         overlap,
     )
 }
@@ -169,7 +169,7 @@ fn own_requests_in_flight_make_shared_blocks_cheap_and_foreign_ones_dear() {
     );
     let total_of_1 = |decision: &router_core::router::Decision| {
         decision
-            .ranked
+            .scored
             .iter()
             .find(|scored| scored.slot == Slot(1))
             .unwrap()
@@ -220,7 +220,7 @@ fn an_unreadable_prompt_goes_by_load() {
         3,
     );
     assert_eq!(decision.footing, Footing::load("not_json"));
-    assert_eq!(decision.ranked.last().unwrap().slot, Slot(0));
+    assert_eq!(decision.ranked().last().unwrap().slot, Slot(0));
     assert_eq!(decision.view, None);
 }
 
