@@ -50,6 +50,33 @@ pub struct Saved {
     pub blocks: Vec<SavedBlocks>,
 }
 
+impl Saved {
+    /// Reads the content of a file.
+    ///
+    /// # Errors
+    /// When it is none of ours, or not whole.
+    pub fn from_bytes(file: &[u8]) -> Result<Self, Unusable> {
+        let rest = file.strip_prefix(MAGIC).ok_or(Unusable::Foreign)?;
+        let (content, checksum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Unusable::Corrupt)?;
+        let checked = file.len() - CHECKSUM_BYTES;
+        if xxh3_64(&file[..checked]) != u64::from_le_bytes(*checksum) {
+            return Err(Unusable::Corrupt);
+        }
+        Ok(rmp_serde::from_slice(content)?)
+    }
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = MAGIC.to_vec();
+        rmp_serde::encode::write(&mut bytes, self).map_err(io::Error::other)?;
+        bytes.extend(xxh3_64(&bytes).to_le_bytes());
+        Ok(bytes)
+    }
+}
+
 /// Why a file is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
@@ -120,13 +147,7 @@ impl Store {
         }
         let mut bytes = Vec::new();
         file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-        let rest = bytes.strip_prefix(MAGIC).ok_or(Unusable::Foreign)?;
-        let (content, checksum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Unusable::Corrupt)?;
-        let checked = bytes.len() - CHECKSUM_BYTES;
-        if xxh3_64(&bytes[..checked]) != u64::from_le_bytes(*checksum) {
-            return Err(Unusable::Corrupt);
-        }
-        let saved: Saved = rmp_serde::from_slice(content)?;
+        let saved = Saved::from_bytes(&bytes)?;
         if saved.subject != *subject || saved.blocks.len() != subject.dp_ranks.len() {
             return Err(Unusable::OtherSubject);
         }
@@ -138,9 +159,7 @@ impl Store {
     /// # Errors
     /// When it cannot be written, or is too long; then what was there stays.
     pub fn save(&self, saved: &Saved) -> io::Result<()> {
-        let mut bytes = MAGIC.to_vec();
-        rmp_serde::encode::write(&mut bytes, saved).map_err(io::Error::other)?;
-        bytes.extend(xxh3_64(&bytes).to_le_bytes());
+        let bytes = saved.to_bytes()?;
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(io::Error::other(Unusable::TooLong(bytes.len() as u64)));
         }

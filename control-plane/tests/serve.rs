@@ -8,6 +8,7 @@ use rmpv::Value;
 use router_core::hash::SequenceHash;
 use router_core::levels::Levels;
 use serde_json::json;
+use zeromq::{Endpoint, RouterSocket, Socket, SocketRecv};
 
 const IMPATIENT: &str = "events: {disconnect_grace: 100ms, probe_interval: 100ms}\n";
 /// Nothing is given up or asked in the time of a test.
@@ -169,6 +170,43 @@ async fn a_failed_replay_is_tried_again() {
             filter.depth(&prompt(2, 2), 0) == 2 && filter.depth(&prompt(1, 3), 0) == 0
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_hangs_holds_live_messages_up_for_a_while_only() {
+    let engines = [Engine::start().await, Engine::start().await];
+    // One takes the connection and says nothing, the other takes the question, too.
+    let silent = listen("127.0.0.1:0").await;
+    let mut mute = RouterSocket::new();
+    let Ok(Endpoint::Tcp(_, port)) = mute.bind("tcp://127.0.0.1:0").await else {
+        panic!("no port to be had");
+    };
+    let replays = [silent.local_addr().unwrap().port(), port];
+    let workers: Vec<_> = (0..2)
+        .map(|number| {
+            let (events, replay) = (&engines[number].events, replays[number]);
+            format!("{{endpoint: 10.0.0.{number}:8000, kv_events: '{events}', replay: 'tcp://127.0.0.1:{replay}'}}")
+        })
+        .collect();
+    let app = App::start(config_of(&model_dir("hangs"), &workers, "{mode: off}", PATIENT))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    let asked = tokio::time::timeout(PATIENCE, mute.recv()).await;
+    asked.expect("nobody asks").unwrap();
+    for engine in &engines {
+        engine.lose([store(&prompt(2, 3), 20)]).await;
+        engine.publish([store(&prompt(1, 3), 10)]).await;
+    }
+    filter
+        .until("what was published meanwhile", |filter| {
+            [0, 1].map(|slot| filter.depth(&prompt(1, 3), slot)) == [3, 3]
+        })
+        .await;
+    let status = get_until(&app, "/v1/status", |_| true).await;
+    // What was lost before is not forgotten.
+    let is_degraded = |rank: usize| status["pools"][0]["ranks"][rank]["degraded"].is_string();
+    assert_eq!([0, 1].map(is_degraded), [true, true], "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

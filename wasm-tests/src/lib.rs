@@ -83,6 +83,15 @@ pub async fn synced(bed: &Testbed) -> Result<()> {
 /// # Errors
 /// When that takes too long.
 pub async fn settled(bed: &Testbed) -> Result<()> {
+    idle(bed).await?;
+    state::views_true(bed).await
+}
+
+/// Waits until no engine has anything to do.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn idle(bed: &Testbed) -> Result<()> {
     eventually("idle engines", || async {
         for engine in &bed.engines {
             if engine.running(&bed.client).await? > 0 {
@@ -91,8 +100,7 @@ pub async fn settled(bed: &Testbed) -> Result<()> {
         }
         Ok(Some(()))
     })
-    .await?;
-    state::views_true(bed).await
+    .await
 }
 
 /// The first Envoy.

@@ -210,11 +210,23 @@ pub async fn nothing_booked(envoy: &Envoy) -> Result<()> {
 /// # Errors
 /// When that takes too long.
 pub async fn views_true(bed: &Testbed) -> Result<()> {
+    views_true_in(bed, vms(bed)).await
+}
+
+fn vms(bed: &Testbed) -> u64 {
+    bed.envoys.iter().map(Envoy::vms).sum()
+}
+
+/// As [`views_true`], in so many of the VMs and no others.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn views_true_in(bed: &Testbed, vms: u64) -> Result<()> {
     eventually("views that are what the engines' caches hold", || async {
         let status = Status::read(bed).await?;
         let (known, held) = (status.index()?, held(bed).await?);
         ensure!(known == held, "the index has {known:?}, the engines have {held:?}");
-        status.ensure_acked(bed)?;
+        status.ensure_acked_by(vms)?;
         Ok(Some(()))
     })
     .await
@@ -319,6 +331,14 @@ impl Status {
     /// # Errors
     /// When not.
     pub fn ensure_acked(&self, bed: &Testbed) -> Result<()> {
+        self.ensure_acked_by(vms(bed))
+    }
+
+    /// That so many VMs have it and no others.
+    ///
+    /// # Errors
+    /// When not.
+    pub fn ensure_acked_by(&self, vms: u64) -> Result<()> {
         let pool = self.pool();
         let name = pool["name"].as_str().context("pool name")?;
         let is_newest = |view: &Value| {
@@ -330,10 +350,9 @@ impl Status {
             .iter()
             .filter(|filter| is_newest(&filter["acked"][name]))
             .count() as u64;
-        let vms: u64 = bed.envoys.iter().map(Envoy::vms).sum();
         ensure!(
             up_to_date == vms,
-            "{up_to_date} of {vms} VMs have acknowledged version {} of epoch {}",
+            "{up_to_date} VMs, not {vms}, have acknowledged version {} of epoch {}",
             pool["version"],
             pool["epoch"]
         );

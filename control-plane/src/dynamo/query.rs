@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -62,11 +62,11 @@ pub async fn recover(
         let asked = async {
             // Never closed.
             let _permit = permits.acquire().await;
-            timeout(TIMEOUT, ask(target, from))
+            timeout(TIMEOUT, ask(target, from, block_size))
                 .await
                 .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
         };
-        match asked.await.and_then(|answer| answer.into_recovered(block_size)) {
+        match asked.await {
             Ok(recovered) => return recovered,
             Err(why) => {
                 let (worker, rank, address) = (target.worker_id, target.dp_rank, target.address);
@@ -81,7 +81,7 @@ pub async fn recover(
     Recovered::Failed
 }
 
-async fn ask(target: &Target, from: Option<u64>) -> Result<Answer, String> {
+async fn ask(target: &Target, from: Option<u64>, block_size: u32) -> Result<Recovered<RouterEvent>, String> {
     let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(target.address)).await;
     let mut request = connecting.map_err(|_| "cannot connect".to_owned())?.map_err(told)?;
     let home = request.local_addr().map_err(told)?.ip();
@@ -95,7 +95,7 @@ async fn ask(target: &Target, from: Option<u64>) -> Result<Answer, String> {
     if !acknowledged.is_empty() {
         return Err(String::from_utf8_lossy(&acknowledged).chars().take(300).collect());
     }
-    answer(&listener, &id).await
+    answer(&listener, &id, block_size).await
 }
 
 /// The request plane's frame: path, headers as JSON, and as payload a two-part message of control message and question.
@@ -149,7 +149,7 @@ async fn acknowledgement(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
 }
 
 /// The answer on the connection that the worker opens.
-async fn answer(listener: &TcpListener, subject: &str) -> Result<Answer, String> {
+async fn answer(listener: &TcpListener, subject: &str, block_size: u32) -> Result<Recovered<RouterEvent>, String> {
     #[derive(Deserialize)]
     struct Handshake {
         subject: String,
@@ -159,13 +159,20 @@ async fn answer(listener: &TcpListener, subject: &str) -> Result<Answer, String>
         let (handshake, _) = read_two_part(&mut stream).await?;
         let handshake: Option<Handshake> = serde_json::from_slice(&handshake).ok();
         if handshake.is_some_and(|handshake| handshake.subject == subject) {
-            return read_answer(&mut stream).await;
+            return read_answer(&mut stream, block_size).await;
         }
     }
     Err("too many connections that know nothing of the question".to_owned())
 }
 
-async fn read_answer(stream: &mut TcpStream) -> Result<Answer, String> {
+/// Reads what a worker sends after its handshake. Blocks have `block_size` tokens.
+///
+/// # Errors
+/// When that is no answer, or one that says why there is none.
+pub async fn read_answer(
+    stream: &mut (impl AsyncRead + Unpin),
+    block_size: u32,
+) -> Result<Recovered<RouterEvent>, String> {
     #[derive(Deserialize)]
     struct Prologue {
         error: Option<String>,
@@ -187,7 +194,8 @@ async fn read_answer(stream: &mut TcpStream) -> Result<Answer, String> {
             let item: Item = read("answer", &data).map_err(|error| error.to_string())?;
             // The rest, so that the worker's stream ends in good order: that there is no more, and its end mark.
             while read_two_part(stream).await.is_ok_and(|(control, _)| control.is_empty()) {}
-            return item.data.ok_or_else(|| "the stream of answers is empty".to_owned());
+            let answer = item.data.ok_or_else(|| "the stream of answers is empty".to_owned())?;
+            return answer.into_recovered(block_size);
         }
         if control.is_empty() || control == b"\"sentinel\"" {
             return Err("the stream ended without an answer".to_owned());
@@ -195,7 +203,7 @@ async fn read_answer(stream: &mut TcpStream) -> Result<Answer, String> {
     }
 }
 
-async fn read_two_part(stream: &mut TcpStream) -> Result<(Vec<u8>, Vec<u8>), String> {
+async fn read_two_part(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Vec<u8>, Vec<u8>), String> {
     let header_length = stream.read_u64().await.map_err(told)?;
     let data_length = stream.read_u64().await.map_err(told)?;
     let _checksum = stream.read_u64().await.map_err(told)?;
@@ -205,7 +213,7 @@ async fn read_two_part(stream: &mut TcpStream) -> Result<(Vec<u8>, Vec<u8>), Str
 }
 
 /// Takes memory as bytes come, not as they are promised.
-async fn read_bytes(stream: &mut TcpStream, length: u64, limit: u64) -> Result<Vec<u8>, String> {
+async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), length: u64, limit: u64) -> Result<Vec<u8>, String> {
     if length > limit {
         return Err(format!("{length} bytes are more than the limit of {limit}"));
     }

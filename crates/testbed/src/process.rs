@@ -101,11 +101,7 @@ impl Process {
         if let Some(status) = self.ended() {
             return Ok(status);
         }
-        let pid = i32::try_from(self.pid())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("process id")?;
-        kill_process(pid, Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         let what = format!("end of {}", self.name);
         let child = &mut self.child;
         eventually(&what, || {
@@ -113,6 +109,27 @@ impl Process {
             async { status }
         })
         .await
+    }
+
+    /// Lets it stand still where it is (SIGSTOP), its sockets open, until [`Process::resume`].
+    ///
+    /// # Errors
+    /// When it is over.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it is over.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, signal).with_context(|| format!("{signal:?} to {}", self.name))
     }
 
     /// Path of its log.

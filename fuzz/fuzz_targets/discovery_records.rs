@@ -1,0 +1,48 @@
+//! Records of Dynamo's discovery service, one a line, up to the ranks of a pool.
+
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use control_plane::config::DynamoConfig;
+use control_plane::dynamo::picture::Picture;
+use control_plane::dynamo::records::{Change, Endpoint, Records};
+use fuzz::BLOCK_SIZE;
+use libfuzzer_sys::fuzz_target;
+use router_core::hash::BlockLayout;
+
+fuzz_target!(|lines: &[u8]| {
+    let all: Vec<_> = lines.split(|byte| *byte == b'\n').enumerate().collect();
+    let readable = all.iter().copied().filter(|record| read([*record]).1 == 0);
+    let (of_readable, none) = read(readable.clone());
+    let (of_all, unreadable) = read(all.iter().copied());
+    // Broken records cost themselves.
+    assert_eq!((none, unreadable), (0, (all.len() - readable.count()) as u64));
+    assert_eq!(picture(&of_all), picture(&of_readable));
+});
+
+/// The records, and how many of them cannot be read.
+fn read<'a>(records: impl IntoIterator<Item = (usize, &'a [u8])>) -> (Records, u64) {
+    let keyed = records
+        .into_iter()
+        .map(|(number, record)| (format!("{number:06}"), record.to_vec()));
+    let mut records = Records::default();
+    let unreadable = records.apply(Change::All(keyed.collect()));
+    (records, unreadable)
+}
+
+fn picture(records: &Records) -> Picture {
+    Picture::of(records, &POOL, BlockLayout::plain(BLOCK_SIZE).expect("not 0"))
+}
+
+static POOL: LazyLock<DynamoConfig> = LazyLock::new(|| DynamoConfig {
+    directory: PathBuf::new(),
+    endpoint: Endpoint {
+        namespace: "dynamo".to_owned(),
+        component: "prefill".to_owned(),
+        name: "generate".to_owned(),
+    },
+    frontend: None,
+    frontend_port: 8000,
+});

@@ -1,0 +1,49 @@
+//! Artefacts of tokenizers that somebody has changed: refused, or good for some ids. The input says what is written where,
+//! four bytes each.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use tokenizer::Tokenizer;
+use xxhash_rust::xxh3::xxh3_64;
+
+const TEXTS: [&str; 3] = [
+    "abc abcab \u{e9}<|end|>word",
+    "\u{65e5}\u{672c} e\u{301} \u{10ffff}\r\n",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabcabcab",
+];
+
+fuzz_target!(|changes: &[u8]| {
+    let Some((&choice, changes)) = changes.split_first() else {
+        return;
+    };
+    let mut artefact = ARTEFACTS[usize::from(choice % 2)].clone();
+    for change in changes.as_chunks::<6>().0 {
+        let [low, high, value @ ..] = *change;
+        let word = usize::from(u16::from_le_bytes([low, high])) % (artefact.len() / 4);
+        artefact[4 * word..][..4].copy_from_slice(&value);
+    }
+    // Magic and checksum are right: what they show is shown.
+    artefact[..8].copy_from_slice(b"WARMTOK\0");
+    let checksum = xxh3_64(&artefact[16..]);
+    artefact[8..16].copy_from_slice(&checksum.to_le_bytes());
+    let Ok(tokenizer) = Tokenizer::load(artefact) else {
+        return;
+    };
+    for text in TEXTS {
+        let mut ids = Vec::new();
+        if tokenizer.encode_into(text, true, &mut ids).is_ok() {
+            assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
+        }
+    }
+});
+
+/// Byte-level, and with a fallback to bytes. Every section has something in it.
+static ARTEFACTS: LazyLock<[Vec<u8>; 2]> =
+    LazyLock::new(|| [fuzz::tokenizer_json(true), fuzz::tokenizer_json(false)].map(artefact));
+
+fn artefact(json: String) -> Vec<u8> {
+    tokenizer::build(json.as_bytes()).expect("it can be built").bytes
+}

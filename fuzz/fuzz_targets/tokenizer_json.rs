@@ -1,0 +1,28 @@
+//! `tokenizer.json` to an artefact to ids: whatever can be built gives the library's ids.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tokenizer::Tokenizer;
+
+fuzz_target!(|json: &[u8]| {
+    let Ok(mut value) = serde_json::from_slice(json) else {
+        return;
+    };
+    if tk_convert::canonicalize_value(&mut value).is_err() {
+        return;
+    }
+    let canonical = value.to_string();
+    let Ok(artefact) = tokenizer::build(canonical.as_bytes()) else {
+        return;
+    };
+    let built = Tokenizer::load(artefact.bytes).expect("it was built");
+    let library = Tokenizer::from_json(canonical.as_bytes()).expect("it was built from it");
+    for text in ["abc  abcab \u{e9}<|end|>word", "\u{65e5}\u{672c} e\u{301}x", ""] {
+        let ids = [&built, &library].map(|tokenizer| {
+            let mut ids = Vec::new();
+            tokenizer.encode_into(text, true, &mut ids).ok().map(|()| ids)
+        });
+        assert_eq!(ids[0], ids[1], "{text:?}");
+    }
+});

@@ -1,0 +1,114 @@
+//! What several targets use.
+
+use std::collections::BTreeSet;
+
+use control_plane::events::Event;
+use control_plane::index::{Change, Grid, Index, Shape};
+use router_core::Slot;
+use router_core::hash::{BlockLayout, SequenceHash};
+use router_core::levels::Levels;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, json};
+
+/// Tokens per block of the recorded events.
+pub const BLOCK_SIZE: u32 = 16;
+
+/// Whether `bytes` are one MessagePack value and nothing else.
+pub fn is_one_value(bytes: &[u8]) -> bool {
+    let mut reader = rmp_serde::Deserializer::new(bytes);
+    IgnoredAny::deserialize(&mut reader).is_ok() && reader.get_ref().is_empty()
+}
+
+/// An empty index that shows all tiers and soon has enough.
+pub fn index() -> Index {
+    Index::new(Shape {
+        layout: BlockLayout::plain(BLOCK_SIZE).expect("not 0"),
+        levels: Levels { host: true, disk: true },
+        grid: Grid::default(),
+        max_rank_blocks: 1_000,
+        max_pool_blocks: 1_500,
+    })
+}
+
+/// A view that is kept by the changes alone.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct View(BTreeSet<(Slot, SequenceHash)>);
+
+impl View {
+    /// What an index shows.
+    pub fn of(index: &Index) -> Self {
+        let holdings = index.holdings();
+        Self(
+            holdings
+                .flat_map(|(slot, hashes)| hashes.map(move |hash| (slot, hash)))
+                .collect(),
+        )
+    }
+
+    /// Makes the changes: each appears that was not there, and goes that was.
+    pub fn change(&mut self, changes: &[Change]) {
+        for &Change { slot, hash, stored } in changes {
+            let changed = if stored {
+                self.0.insert((slot, hash))
+            } else {
+                self.0.remove(&(slot, hash))
+            };
+            assert!(changed, "{hash:?} of {slot:?} was so already: stored {stored}");
+        }
+    }
+}
+
+/// Takes the events into an index. What it says of its view is what it shows.
+pub fn check_index<'a>(events: impl IntoIterator<Item = &'a Event>) {
+    let (mut index, mut view, mut changes) = (index(), View::default(), Vec::new());
+    for (number, event) in events.into_iter().enumerate() {
+        // Two ranks in turn.
+        let rank = Slot(u16::from(number % 2 == 1));
+        index.apply(rank, event, &mut changes);
+        if *event == Event::Cleared {
+            index.drain(rank, usize::MAX, &mut changes);
+        }
+    }
+    view.change(&changes);
+    assert_eq!(view, View::of(&index));
+}
+
+/// The canonical `tokenizer.json` of a small BPE model with something of everything: byte-level, or with a fallback to bytes.
+pub fn tokenizer_json(byte_level: bool) -> String {
+    let mut vocab = Map::new();
+    let mut add = |token: String| {
+        let id = vocab.len();
+        vocab.entry(token).or_insert(id.into());
+    };
+    // GPT-2's printable stand-ins for bytes.
+    let printable = ('!'..='~').chain('\u{a1}'..='\u{ac}').chain('\u{ae}'..='\u{ff}');
+    printable
+        .chain('\u{100}'..='\u{143}')
+        .for_each(|stand_in| add(stand_in.into()));
+    (0..=255).for_each(|byte| add(format!("<0x{byte:02X}>")));
+    let merges = [
+        ["a", "b"],
+        ["ab", "c"],
+        ["\u{c3}", "\u{a9}"],
+        ["b", "c"],
+        ["\u{120}", "a"],
+    ];
+    merges.iter().for_each(|pair| add(pair.concat()));
+    let added = |id: usize, content: &str, special: bool| {
+        json!({"id": id, "content": content, "single_word": !special, "lstrip": !special, "rstrip": !special,
+            "normalized": !special, "special": special})
+    };
+    let added = [
+        added(vocab.len(), "<|end|>", true),
+        added(vocab.len() + 1, "word", false),
+    ];
+    json!({
+        "version": "2.0",
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": false},
+        "added_tokens": added,
+        "model": {"type": "BPE", "byte_level": byte_level, "byte_fallback": !byte_level, "vocab": vocab, "merges": merges},
+    })
+    .to_string()
+}
