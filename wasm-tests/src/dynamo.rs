@@ -17,6 +17,7 @@ pub struct Dynamo {
     discovery: PathBuf,
     model: PathBuf,
     python: PathBuf,
+    env: Vec<OsString>,
 }
 
 /// A frontend, and where it listens.
@@ -45,7 +46,15 @@ impl Dynamo {
             discovery,
             model,
             python,
+            env: Vec::new(),
         })
+    }
+
+    /// With this in its processes' environment, whatever else they would get.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}").into());
+        self
     }
 
     /// Where its workers tell of themselves.
@@ -105,9 +114,9 @@ impl Dynamo {
     ///
     /// # Errors
     /// When it does not.
-    pub async fn new_worker(&self, name: &str) -> Result<(Process, u64)> {
+    pub async fn new_worker(&self, name: &str, args: &[&str]) -> Result<(Process, u64)> {
         let known = self.instances()?;
-        let process = self.worker(name, &[])?;
+        let process = self.worker(name, args)?;
         let id = eventually(name, || async {
             Ok(self.instances()?.difference(&known).next().copied())
         })
@@ -126,10 +135,9 @@ impl Dynamo {
             "DYN_TCP_RESPONSE_STREAM_HOST=127.0.0.1".into(),
             "DYN_EVENT_PLANE_HOST=127.0.0.1".into(),
             "HF_HUB_OFFLINE=1".into(),
-            self.python.clone().into(),
-            "-m".into(),
-            module.into(),
         ];
+        words.extend(self.env.iter().cloned());
+        words.extend([self.python.clone().into(), "-m".into(), module.into()]);
         words.extend(args.iter().map(OsString::from));
         Process::spawn(name, Path::new("/usr/bin/env"), &words, &self.dir)
     }

@@ -6,6 +6,7 @@
 
 pub mod crowd;
 pub mod dynamo;
+pub mod event_plane;
 pub mod oddities;
 pub mod prompts;
 pub mod state;

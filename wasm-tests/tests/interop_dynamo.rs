@@ -20,8 +20,8 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
     let direct = dynamo.frontend("direct", "direct")?;
     // Dynamo's own router, which sees the same events.
     let oracle = dynamo.frontend("oracle", "kv")?;
-    let (mut first_process, first) = dynamo.new_worker("first").await?;
-    let (_second_process, second) = dynamo.new_worker("second").await?;
+    let (mut first_process, first) = dynamo.new_worker("first", &[]).await?;
+    let (_second_process, second) = dynamo.new_worker("second", &[]).await?;
     direct.serves().await?;
     oracle.serves().await?;
 
@@ -71,7 +71,7 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
         ensure!(truth.predicted_tokens > 0 && truth.mismatches == 0, "{truth:?}");
 
         // One comes while we run, and its cache is known as it fills.
-        let (_third_process, third) = dynamo.new_worker("third").await?;
+        let (_third_process, third) = dynamo.new_worker("third", &[]).await?;
         ranks_are(bed, &[first, second, third]).await?;
         let theirs = prompt("beacon");
         eventually("Dynamo's frontend with the third worker", || async {
