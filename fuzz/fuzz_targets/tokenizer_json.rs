@@ -5,7 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use tokenizer::Tokenizer;
 
-fuzz_target!(|json: &[u8]| {
+// Panics of the library are caught where it is called; libFuzzer's own hook would end the process before.
+fuzz_target!(init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))), |json: &[u8]| {
     let Ok(mut value) = serde_json::from_slice(json) else {
         return;
     };

@@ -192,3 +192,45 @@ fn a_real_artefact_is_whole() {
     assert_eq!(artefact.not_flat, None);
     assert!(artefact.bytes.len() < 8 << 20, "{}", artefact.bytes.len());
 }
+
+#[test]
+fn ids_that_the_library_cannot_cope_with_are_refused() {
+    let refused = |vocab: serde_json::Value| {
+        let json = serde_json::json!({
+            "version": "2.0",
+            "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+        });
+        match tokenizer::build(json.to_string().as_bytes()) {
+            Err(LoadError::Unsupported(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    // It knows another of the two each time it reads them.
+    let twice = refused(serde_json::json!({"x": 1, "a": 1, "b": 2}));
+    assert_eq!(twice, r#"model.vocab: the tokens "x" and "a" have the same id, 1"#);
+    // It would take gigabytes.
+    let far = refused(serde_json::json!({"x": 1, "a": 2e9}));
+    assert_eq!(far, r#"the token "a" has the id 2000000000, more than 16777215"#);
+}
+
+/// Its perfect hash finds no place for these tokens, whatever makes them special: found by fuzzing.
+#[test]
+fn a_file_that_the_library_panics_at_is_refused() {
+    let bytes = (0..=0x20_u8).chain(0xfd..=0xff).map(|byte| match byte {
+        0x13 => ("<0x1,3>".to_owned(), 21),
+        _ => (format!("<0x{byte:02X}>"), 2 + u32::from(byte)),
+    });
+    #[rustfmt::skip]
+    let others = [
+        ("<unk>", 0), ("<s>", 1), ("<0x<0xFC>", 254), ("▁", 258), ("a", 259), ("b", 260), ("c", 261), ("ab", 262), ("abc", 263),
+        ("▁a", 264), ("é", 265), ("日", 266),
+    ];
+    let others = others.map(|(token, id)| (token.to_owned(), id));
+    let vocab: std::collections::BTreeMap<_, _> = bytes.chain(others).collect();
+    let json = serde_json::json!({
+        "version": "2.0",
+        "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "vocab": vocab, "merges": []},
+    });
+    let refused = tokenizer::build(json.to_string().as_bytes());
+    assert!(matches!(refused, Err(LoadError::Unsupported(why)) if why.contains("panics")));
+}

@@ -3,6 +3,9 @@
 mod bpe;
 mod chars;
 
+use std::collections::HashMap;
+use std::panic;
+
 use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
 use self::bpe::Bpe;
@@ -25,14 +28,54 @@ pub struct Artefact {
 /// # Errors
 /// When the library cannot load the file or cannot encode with it.
 pub fn build(json: &[u8]) -> Result<Artefact, LoadError> {
+    // The library panics at some vocabularies: its perfect hash finds no places for them.
+    let panicked = |_| Err(LoadError::Unsupported("the tokenizer library panics at it".to_owned()));
+    panic::catch_unwind(|| build_unguarded(json)).unwrap_or_else(panicked)
+}
+
+fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
+    // What is no JSON the library complains about.
+    let parsed = serde_json::from_slice(json).unwrap_or_default();
+    check_ids(&parsed)?;
     let library = read_json(json)?;
     try_out(&library)?;
-    let (bytes, not_flat) = match flat(json, &library) {
+    let (bytes, not_flat) = match flat(&parsed, &library) {
         Ok(bytes) => (bytes, None),
         Err(reason) => (artefact::write(Form::Json, &[json.to_vec()]), Some(reason)),
     };
     Ok(Artefact { bytes, not_flat })
 }
+
+/// The library's memory grows with the largest id. It takes several tokens with the same id, and keeps one of them, another
+/// one each time.
+fn check_ids(json: &serde_json::Value) -> Result<(), LoadError> {
+    let refused = |why: String| Err(LoadError::Unsupported(why));
+    let mut tokens: HashMap<u64, &str> = HashMap::new();
+    let vocab = json.pointer("/model/vocab").and_then(serde_json::Value::as_object);
+    let vocab = vocab
+        .into_iter()
+        .flatten()
+        .map(|(token, id)| (token.as_str(), id, true));
+    let added = json.get("added_tokens").and_then(serde_json::Value::as_array);
+    let added = added.into_iter().flatten();
+    let added = added.filter_map(|added| Some((added.get("content")?.as_str()?, added.get("id")?, false)));
+    for (token, id, is_once) in vocab.chain(added) {
+        // Also one that is written with an exponent.
+        let Some(id) = id.as_f64() else { continue };
+        if id > MAX_ID {
+            return refused(format!("the token {token:?} has the id {id}, more than {MAX_ID}"));
+        }
+        if let Some(other) = tokens.insert(id.to_bits(), token).filter(|_| is_once) {
+            return refused(format!(
+                "model.vocab: the tokens {other:?} and {token:?} have the same id, {id}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The largest id of a token; the largest vocabularies have some 300,000 tokens.
+const MAX_ID: f64 = 16_777_215.0;
 
 /// A regex that would need a regex engine is found out about when it is used. A model without an unknown token refuses
 /// texts of other characters than its own, so one of its tokens will do as a text.
@@ -46,8 +89,7 @@ fn try_out(library: &PipelineTokenizer) -> Result<(), LoadError> {
 const PROBE: &str = "The quick brown fox's 12 jumps,  über\n\t 你好 👍🏽 e\u{301} <|x|>";
 
 /// The flat artefact, or why there is none.
-fn flat(json: &[u8], library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
-    let json: serde_json::Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+fn flat(json: &serde_json::Value, library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
     let field = |name: &str| json.get(name).cloned().unwrap_or_default();
     let bpe = Bpe::read(&field("model"))?;
     let added = added_tokens(library)?;
