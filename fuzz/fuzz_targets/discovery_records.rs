@@ -45,4 +45,6 @@ static POOL: LazyLock<DynamoConfig> = LazyLock::new(|| DynamoConfig {
     },
     frontend: None,
     frontend_port: 8000,
+    nats: None,
+    brokers: Vec::new(),
 });
