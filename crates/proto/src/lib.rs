@@ -23,8 +23,9 @@ pub const SERVICE: &str = "warmpath.sync.v1.Sync";
 pub const METHOD: &str = "Connect";
 /// Largest encoded message, in bytes; see `proto/sync.proto`.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
-/// Block hashes per message that stay under [`MAX_MESSAGE_BYTES`] with room for names and framing.
-pub const MAX_HASHES_PER_MESSAGE: usize = 30_000;
+/// Block hashes per message. A VM takes less than 2 ms for so many, in which its thread serves no request
+/// (`docs/benchmarks.md`, "From events to views").
+pub const MAX_HASHES_PER_MESSAGE: usize = 4_000;
 
 /// A message that says something impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -22,8 +22,6 @@ use crate::percentile::{Sorted, rounded};
 use crate::vm::Vm;
 
 const POOL: &str = "bench";
-/// Changes that the control plane puts together at most while they come at 100,000 a second.
-const BATCH: usize = 1_000;
 /// Different prompts of each length.
 const PROMPTS: usize = 200;
 
@@ -45,7 +43,8 @@ pub(crate) async fn run(requests: &[Request], quick: bool) -> Result<Value> {
         capacity: size(2_000),
         changes: size(2_000_000),
     };
-    let many = fill(requests, many).await?.decide(requests, 2_000, rounds).await?;
+    let crowded = fill(requests, many).await?;
+    let many = crowded.decide(requests, 2_000, rounds).await?;
     let us = |times: &Sorted, percent| times.ms(percent).map(|ms| rounded(ms * 1e3, 1));
     Ok(json!({
         "bench": "index",
@@ -58,9 +57,11 @@ pub(crate) async fn run(requests: &[Request], quick: bool) -> Result<Value> {
         "lookup2000_p99_us": us(&long, 99),
         "workers1000_lookup2000_p50_us": us(&many, 50),
         "workers1000_lookup2000_p99_us": us(&many, 99),
-        "deltas_per_s": (filled.changes as f64 / filled.time.as_secs_f64()) as u64,
+        "deltas_per_s": filled.changes_per_second(),
+        "workers1000_deltas_per_s": crowded.changes_per_second(),
         "message_p50_ms": filled.messages.ms(50).map(|ms| rounded(ms, 3)),
         "message_p99_ms": filled.messages.ms(99).map(|ms| rounded(ms, 3)),
+        "workers1000_message_p50_ms": crowded.messages.ms(50).map(|ms| rounded(ms, 3)),
     }))
 }
 
@@ -90,7 +91,7 @@ async fn fill(requests: &[Request], load: Load) -> Result<Filled> {
     let (mut last, mut changes, mut times) = (empty, 0, Vec::new());
     for (worker, event) in load.events(requests).into_iter().map(ours::event) {
         ours.apply(worker, &event);
-        if ours.pending() < BATCH {
+        if ours.pending() < proto::MAX_HASHES_PER_MESSAGE {
             continue;
         }
         for delta in ours.publish() {
@@ -111,6 +112,10 @@ async fn fill(requests: &[Request], load: Load) -> Result<Filled> {
 }
 
 impl Filled {
+    fn changes_per_second(&self) -> u64 {
+        (self.changes as f64 / self.time.as_secs_f64()) as u64
+    }
+
     /// How long decisions on prompts of `blocks` blocks take.
     async fn decide(&self, requests: &[Request], blocks: usize, rounds: usize) -> Result<Sorted> {
         let long: Vec<_> = requests
