@@ -15,8 +15,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use peak_alloc::PeakAlloc;
 use testbed::Testbed;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Counts what the heap holds, which is what a structure takes; resident memory also has what was freed.
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "warmpath-bench", version, about = "The demo workload and the benchmarks")]

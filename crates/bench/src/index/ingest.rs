@@ -4,7 +4,6 @@
 //! Ours does what the pool's task does: index, and deltas for the filters. Theirs is the index alone. All hash the tokens
 //! of each event. Time is the thread's CPU time, so that the rest of the machine counts little.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use testbed::workspace_root;
 
 use super::Load;
 use super::ours::{self, Ours};
+use crate::HEAP;
 use crate::cpu::cpu_time;
 use crate::percentile::rounded;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(trace: &Path, requests: &[Request], quick: bool) -> Result<Val
     let held = fleet.blocks();
     let events: Vec<_> = events.into_iter().map(ours::event).collect();
     let mut ours = Ours::new()?;
-    let memory = resident()?;
+    let memory = HEAP.current_usage();
     let start = cpu_time(std::process::id())?;
     for (worker, event) in &events {
         ours.apply(*worker, event);
@@ -43,7 +43,7 @@ pub(crate) fn run(trace: &Path, requests: &[Request], quick: bool) -> Result<Val
         }
     }
     let time = cpu_time(std::process::id())? - start;
-    let bytes = resident()?.saturating_sub(memory) as f64 / held as f64;
+    let bytes = HEAP.current_usage().saturating_sub(memory) as f64 / held as f64;
     let rate = |time: Duration| (blocks as f64 / time.as_secs_f64()) as u64;
     let peers = peers(trace, load)?;
     Ok(json!({
@@ -69,12 +69,4 @@ fn peers(trace: &Path, load: Load) -> Result<Value> {
         .with_context(|| format!("run {}", binary.display()))?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// Resident memory of this process in bytes.
-fn resident() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = line.context("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1024)
 }
