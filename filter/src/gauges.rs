@@ -33,6 +33,9 @@ const FIELDS: [&str; 3] = ["prefill_tokens", "decode_blocks", "requests"];
 /// Key of one VM-wide account: of its three numbers it uses two.
 const VMS: &str = "warmpath.vms";
 const VM_FIELDS: [&str; 3] = ["alive", "connected", "ready"];
+/// The same, of the VMs' memory.
+const MEMORY: &str = "warmpath.memory";
+const MEMORY_FIELDS: [&str; 3] = ["vm_bytes", "view_bytes", "prompt_bytes"];
 
 /// What VMs of one process share.
 pub trait Shared {
@@ -88,6 +91,17 @@ pub struct VmStatus {
     pub connected: bool,
     /// It has a fleet, and the views of all pools are in step.
     pub ready: bool,
+}
+
+/// What a VM's memory is taken by, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmMemory {
+    /// All of it, which only grows.
+    pub vm: usize,
+    /// The prefix views.
+    pub views: usize,
+    /// The prompts that are remembered.
+    pub prompts: usize,
 }
 
 /// What a sign of life found out.
@@ -149,11 +163,26 @@ impl<S: Shared> SharedLoad<S> {
 
     /// Tells in the gauges `warmpath.vms.*` how this VM does.
     pub fn report_vm(&mut self, status: VmStatus) {
-        let account = self.account(VMS.to_owned(), VM_FIELDS);
-        let now = [status.alive, status.connected, status.ready].map(i64::from);
-        let before = self.own.get(VMS).copied().unwrap_or_default();
-        let change = combine(now, before, i64::saturating_sub);
-        self.book(&account, change);
+        let VmStatus {
+            alive,
+            connected,
+            ready,
+        } = status;
+        self.report(VMS, [alive, connected, ready].map(i64::from));
+    }
+
+    /// Tells in the gauges `warmpath.memory.*` what this VM takes.
+    pub fn report_memory(&mut self, memory: VmMemory) {
+        let VmMemory { vm, views, prompts } = memory;
+        let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.report(MEMORY, [vm, views, prompts].map(bytes));
+    }
+
+    /// Makes this VM's part of gauges what it is now.
+    fn report(&mut self, key: &str, now: Amounts) {
+        let account = self.account(key.to_owned(), fields_of(key));
+        let before = self.own.get(key).copied().unwrap_or_default();
+        self.book(&account, combine(now, before, i64::saturating_sub));
     }
 
     /// Gives a sign of life, takes a seat if there is none, and clears the seats of the dead. Does nothing if the last
@@ -313,7 +342,11 @@ fn account_key(pool: &str, candidate: &Candidate) -> String {
 }
 
 fn fields_of(key: &str) -> [&'static str; 3] {
-    if key == VMS { VM_FIELDS } else { FIELDS }
+    match key {
+        VMS => VM_FIELDS,
+        MEMORY => MEMORY_FIELDS,
+        _ => FIELDS,
+    }
 }
 
 fn list_key(number: u32) -> String {

@@ -21,6 +21,14 @@ pub fn now_ns() -> u64 {
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Size of the VM's linear memory, which never shrinks; 0 outside of a VM.
+pub fn memory_bytes() -> usize {
+    #[cfg(target_arch = "wasm32")]
+    return core::arch::wasm32::memory_size::<0>().saturating_mul(64 << 10);
+    #[cfg(not(target_arch = "wasm32"))]
+    0
+}
+
 /// Sets the time between two ticks of the root context.
 pub fn set_tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);

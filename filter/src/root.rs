@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::dispatch;
-use crate::gauges::VmStatus;
+use crate::gauges::{VmMemory, VmStatus};
 use crate::host;
 use crate::http::Request;
 use crate::state::{SharedState, State};
@@ -73,6 +73,7 @@ impl Context for Root {
                 host::cancel_stream(stream);
             }
             state.load.report_vm(VmStatus::default());
+            state.load.report_memory(VmMemory::default());
         });
         true
     }
@@ -135,8 +136,9 @@ fn tick(state: &mut State) {
         }
         None => acknowledge(state),
     }
-    let status = state.status(now);
+    let (status, memory) = (state.status(now), state.memory_taken());
     state.load.report_vm(status);
+    state.load.report_memory(memory);
 }
 
 fn open(state: &mut State) {

@@ -2,7 +2,7 @@
 
 use crate::artefacts::Artefacts;
 use crate::config::Config;
-use crate::gauges::{SharedLoad, VmStatus};
+use crate::gauges::{SharedLoad, VmMemory, VmStatus};
 use crate::host::{self, Process};
 use crate::metrics::Metrics;
 use crate::random::Random;
@@ -12,6 +12,7 @@ use memory::Memory;
 use router_core::Millis;
 use router_core::fleet::ArtefactId;
 use router_core::ladder::Rung;
+use router_core::replica::Replica;
 use router_core::router::Router;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -104,6 +105,16 @@ impl State {
             alive: true,
             connected,
             ready: connected && ready,
+        }
+    }
+
+    /// What this VM's memory is taken by.
+    pub fn memory_taken(&self) -> VmMemory {
+        let replicas = self.router.pools().filter_map(|pool| self.router.replica(&pool.name));
+        VmMemory {
+            vm: host::memory_bytes(),
+            views: replicas.map(Replica::bytes).sum(),
+            prompts: self.memory.bytes(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed};
+use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed, eventually};
 use wasm_tests::prompts::{chat, message, words};
 use wasm_tests::state::{Decisions, Recall, Truth};
 use wasm_tests::{gateway, run, settled, shared_tokens, synced, tokens};
@@ -42,10 +42,34 @@ async fn a_conversation_is_remembered() -> Result<()> {
         messages.push(message("user", "And now?"));
         let sent = send(bed, &messages).await?;
         assert_eq!(sent.cached_tokens, shared_tokens(&before, &sent.tokens, BLOCK_SIZE));
-        sent.ensure_mostly_remembered()
+        sent.ensure_mostly_remembered()?;
+        memory_is_told(bed).await
     })
     .await;
     Ok(())
+}
+
+/// Waits until the gauges tell of the VMs' memory, and that views and prompts have a part of it.
+async fn memory_is_told(bed: &Testbed) -> Result<()> {
+    eventually("gauges of memory", || async {
+        let envoy = gateway(bed)?;
+        let told = async |field: &str| {
+            envoy
+                .sum(|name| name.ends_with(&format!("warmpath.memory.{field}")))
+                .await
+        };
+        let [vm, views, prompts] = [
+            told("vm_bytes").await?,
+            told("view_bytes").await?,
+            told("prompt_bytes").await?,
+        ];
+        ensure!(
+            views > 0 && prompts > 0 && vm > views + prompts,
+            "{vm}, {views}, {prompts}"
+        );
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// Without memory the same is decided, and nothing is counted as remembered.

@@ -133,6 +133,22 @@ fn what_a_dead_vm_booked_is_cleared_once() {
         connected: true,
         ready: false,
     });
+    let mut memory = VmMemory {
+        vm: 30,
+        views: 20,
+        prompts: 10,
+    };
+    for vm in [&mut dead, &mut a] {
+        vm.report_memory(memory);
+    }
+    memory.vm = 40;
+    a.report_memory(memory);
+    let memory = || {
+        let gauges = process.gauges.borrow();
+        let value = |field: &str| gauges.iter().find(|(name, _)| *name == format!("{MEMORY}.{field}"));
+        MEMORY_FIELDS.map(|field| value(field).map(|(_, value)| *value))
+    };
+    assert_eq!(memory(), [70, 40, 20].map(Some));
     drop(dead);
     for now in (1_000..=SILENCE).step_by(1_000) {
         a.sign(Millis(now));
@@ -150,6 +166,7 @@ fn what_a_dead_vm_booked_is_cleared_once() {
         .map(|(_, value)| *value)
         .sum::<u64>();
     assert_eq!(vms, 0);
+    assert_eq!(memory(), [40, 20, 10].map(Some));
     // The number is free again, and what was recorded under it is not held against its next owner.
     let next = vm(&process, 4, later.0);
     assert_eq!(next.number(), Some(0));
