@@ -1,10 +1,12 @@
-//! Generates the server's side of `service Sync` (`crates/proto/proto/sync.proto`). By hand instead of from the file,
-//! because its answers are encoded once for all subscribers and need a codec of our own.
+//! Generates the server's side of `service Sync` (`crates/proto/proto/sync.proto`), by hand instead of from the file,
+//! because its answers are encoded once for all subscribers and need a codec of our own; and a client of etcd
+//! (`proto/etcd.proto`). `protox` is a compiler in Rust, so no `protoc` is needed.
 
 use tonic_build::manual::{Builder, Method, Service};
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=proto");
     let connect = Method::builder()
         .name("connect")
         .route_name("Connect")
@@ -20,4 +22,8 @@ fn main() {
         .method(connect)
         .build();
     Builder::new().build_client(false).compile(&[sync]);
+
+    let etcd = protox::compile(["proto/etcd.proto"], ["proto"])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
+    Ok(())
 }

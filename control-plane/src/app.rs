@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::metrics::Metrics;
 use crate::admin::readiness::Readiness;
+use crate::admin::status::DiscoveryStatus;
 use crate::admin::{self, Admin, PoolStatus};
 use crate::config::{Config, EventsConfig, GatewayConfig, Listen, ParityMode, PoolConfig, StateConfig, SyncConfig};
 use crate::discovery::fixed;
@@ -297,10 +298,21 @@ async fn start_pool(
         metrics.parity(&config.name),
     );
     let parity = Arc::new(parity);
+    let discovery = config.dynamo.as_ref().map(|dynamo| {
+        let connected = metrics.discovery_connected(&config.name);
+        let backend = dynamo.backend.label();
+        Arc::new(DiscoveryStatus::new(
+            &config.name,
+            backend,
+            connected,
+            running.changed.clone(),
+        ))
+    });
     let hex = |id: Option<router_core::fleet::ArtefactId>| id.map(|id| format!("{:032x}", u128::from_be_bytes(id.0)));
     running.statuses.push(PoolStatus {
         handle: handle.clone(),
         ranks: members.clone(),
+        discovery: discovery.clone(),
         epoch,
         models: pool.models.clone(),
         layout: pool.layout,
@@ -314,6 +326,7 @@ async fn start_pool(
     running.members.push(Member {
         pool,
         ranks: members.clone(),
+        discovery: discovery.clone(),
         artefacts: model.artefacts().cloned().collect(),
         inexact_because: unusable_because,
         parity: parity.clone(),
@@ -362,9 +375,10 @@ async fn start_pool(
         };
         tasks.spawn(feed.run(ready));
     }
-    if let Some(dynamo) = config.dynamo {
+    if let Some((dynamo, discovery)) = config.dynamo.zip(discovery) {
         let pool = DynamoPool {
             config: dynamo,
+            discovery,
             layout: shape.layout,
             events: events.clone(),
             pool: handle,

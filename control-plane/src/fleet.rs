@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::metrics::Metrics;
 use crate::admin::readiness::HoldBack;
+use crate::admin::status::DiscoveryStatus;
 use crate::discovery::members::Members;
 use crate::model::Artefact;
 use crate::parity::PoolParity;
@@ -39,6 +40,8 @@ pub struct Member {
     pub pool: Pool,
     /// Its ranks.
     pub ranks: Arc<Members>,
+    /// What tells of them, unless they are listed.
+    pub discovery: Option<Arc<DiscoveryStatus>>,
     /// Those that `pool` names.
     pub artefacts: Vec<Artefact>,
     /// Why it cannot be routed exactly whatever the workers say.
@@ -80,6 +83,7 @@ pub struct FleetTask {
 impl FleetTask {
     /// Runs for ever. `ready` is dropped with the first fleet.
     pub async fn run(self, ready: HoldBack) {
+        self.discovered().await;
         // When the time is over, the fleet is published with what is known.
         let _ = timeout(FIRST_ANSWERS, self.first_answers()).await;
         self.publish();
@@ -88,6 +92,20 @@ impl FleetTask {
             self.changed.notified().await;
             sleep(GATHER).await;
             self.publish();
+        }
+    }
+
+    /// Waits for every discovery service, however long that takes: a fleet without the workers of one that cannot be read would
+    /// take them from filters that have them from an earlier control plane.
+    async fn discovered(&self) {
+        let is_awaited = |member: &Member| {
+            member
+                .discovery
+                .as_ref()
+                .is_some_and(|discovery| discovery.is_awaited())
+        };
+        while self.members.iter().any(is_awaited) {
+            self.changed.notified().await;
         }
     }
 

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use control_plane::config::{Config, ConfigError, NatsConfig, NatsLogin, Secret};
+use control_plane::config::{
+    Config, ConfigError, DynamoBackend, EtcdConfig, EtcdLogin, NatsConfig, NatsLogin, Secret, TlsConfig,
+};
 
 /// A directory that passes for a model's.
 fn model_dir() -> String {
@@ -209,8 +211,7 @@ fn a_login_to_nats_is_read_and_never_shown() {
         servers: servers.iter().map(|server| (*server).to_owned()).collect(),
         login,
         require_tls: false,
-        ca: None,
-        client_cert: None,
+        tls: TlsConfig::default(),
     };
     let one = ["nats://a:4222"];
     assert_eq!(parse("{servers: 'nats://a:4222'}"), nats(&one, NatsLogin::Anonymous));
@@ -238,8 +239,10 @@ fn a_login_to_nats_is_read_and_never_shown() {
     );
     let tls = NatsConfig {
         require_tls: true,
-        ca: Some(directory.join("secret")),
-        client_cert: Some((directory.join("secret"), directory.join("secret"))),
+        tls: TlsConfig {
+            ca: Some(directory.join("secret")),
+            client_cert: Some((directory.join("secret"), directory.join("secret"))),
+        },
         ..nats(&one, NatsLogin::Nkey(Secret::from("SUhunter2")))
     };
     let given =
@@ -272,8 +275,6 @@ fn what_is_wrong_with_a_login_to_nats_is_said_without_showing_it() {
         (at("nats.nkey"), "(hidden): must be a user's seed, which begins with SU"),
         (at("nats.credentials_file"), "/missing: No such file"),
         (at("nats.nkey"), "set: there is another login already"),
-        (at("nats.tls.key"), "absent: required"),
-        (at("nats.tls.cert"), "/missing: No such file"),
         (
             at("nats.servers[0]"),
             "(hidden): must be nats://host:port or tls://host:port; name and password",
@@ -286,6 +287,8 @@ fn what_is_wrong_with_a_login_to_nats_is_said_without_showing_it() {
             at("nats.servers[2]"),
             "\"nats://\": must be nats://host:port or tls://host:port",
         ),
+        (at("nats.tls.key"), "absent: required"),
+        (at("nats.tls.cert"), "/missing: No such file"),
         (at("brokers"), "\"tcp://*:1\": must be tcp://host:port"),
     ];
     assert_eq!(told.len(), expected.len(), "{shown}");
@@ -294,6 +297,110 @@ fn what_is_wrong_with_a_login_to_nats_is_said_without_showing_it() {
             told.strip_prefix(place.as_str())
                 .is_some_and(|rest| rest.starts_with(why)),
             "{told}: {place}{why}"
+        );
+    }
+}
+
+#[test]
+fn etcd_is_reached_as_is_said_and_passwords_are_not_shown() {
+    let parse = |dynamo: &str| {
+        let discovery = format!("discovery: {{dynamo: {{{dynamo}}}}}");
+        let yaml = format!(
+            "pools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, {discovery}}}]",
+            model_dir()
+        );
+        Config::parse(&yaml, Path::new("/"))
+    };
+    let etcd = "backend: etcd, namespace: dynamo, etcd: {endpoints: ['http://a:2379', 'https://[::1]:2379/'], \
+                user: me, password: of mine}";
+    let config = parse(etcd).unwrap();
+    let expected = EtcdConfig {
+        endpoints: vec!["http://a:2379".to_owned(), "https://[::1]:2379/".to_owned()],
+        login: Some(EtcdLogin {
+            user: "me".to_owned(),
+            password: Secret::from("of mine"),
+        }),
+        tls: TlsConfig::default(),
+    };
+    let dynamo = config.pools[0].dynamo.as_ref().unwrap();
+    assert_eq!(dynamo.backend, DynamoBackend::Etcd(expected));
+    assert!(!format!("{config:?}").contains("of mine"));
+
+    let wrong = [
+        ("backend: etcd, namespace: dynamo", "etcd (line 1): absent: required"),
+        ("backend: consul, path: p, namespace: dynamo", "must be file or etcd"),
+        (
+            "backend: file, namespace: dynamo, path: p, etcd: {endpoints: 'http://a:1'}",
+            "only with backend: etcd",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, path: p, etcd: {endpoints: 'http://a:1'}",
+            "only with backend: file",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {user: u, password: p}",
+            "endpoints (line 1): absent",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: []}",
+            "at least one endpoint",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'a:2379'}",
+            "must be http://host:port",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a/b:1'}",
+            "must be http://host:port",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a'}",
+            "must be http://host:port",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://u:hush@a:1'}",
+            "keys of their own (user, password)",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a:1', user: u}",
+            "password (line 1): absent",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a:1', password: hush}",
+            "user (line 1): absent",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a:1', user: u, password: [hush]}",
+            "must be a text",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a:1', user: u, password_file: /no/such}",
+            "No such file",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'http://a:1', tls: {ca: /dev/null}}",
+            "no endpoint begins with https",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'https://a:1', tls: {ca: /no/such}}",
+            "/no/such: No such file",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {endpoints: 'https://a:1', tls: {cert: /dev/null}}",
+            "key (line 1): absent",
+        ),
+        (
+            "backend: etcd, namespace: dynamo, etcd: {x: 1, endpoints: 'http://a:1'}",
+            "known here: endpoints, user, password",
+        ),
+    ];
+    for (dynamo, expected) in wrong {
+        let Err(ConfigError::Mistakes(mistakes)) = parse(dynamo) else {
+            panic!("{dynamo} is taken");
+        };
+        assert!(
+            mistakes.len() == 1 && mistakes[0].contains(expected) && !mistakes[0].contains("hush"),
+            "{dynamo}: {mistakes:?}"
         );
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use control_plane::admin::metrics::Metrics;
-use control_plane::config::{NatsConfig, NatsLogin};
+use control_plane::config::{NatsConfig, NatsLogin, TlsConfig};
 use control_plane::dynamo::follower::Signal;
 use control_plane::dynamo::nats::{BACKLOG, Nats, options};
 use control_plane::dynamo::wire::RouterEvent;
@@ -65,8 +65,7 @@ impl Server {
             servers: vec![format!("nats://127.0.0.1:{}", self.port)],
             login,
             require_tls: false,
-            ca: None,
-            client_cert: None,
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -210,8 +209,10 @@ async fn tls_is_used_as_configured_and_both_sides_certificates_count() {
     );
     let server = Server::start("tls", &lines).await;
     let config = |ca: &str, client: Option<&str>| NatsConfig {
-        ca: Some(files.join(ca)),
-        client_cert: client.map(|name| (files.join(format!("{name}.pem")), files.join(format!("{name}.key")))),
+        tls: TlsConfig {
+            ca: Some(files.join(ca)),
+            client_cert: client.map(|name| (files.join(format!("{name}.pem")), files.join(format!("{name}.key")))),
+        },
         ..server.config(NatsLogin::Anonymous)
     };
     connect(&config("ours.pem", Some("client")))

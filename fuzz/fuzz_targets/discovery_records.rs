@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use control_plane::config::DynamoConfig;
+use control_plane::config::{DynamoBackend, DynamoConfig};
+use control_plane::discovery::backend::Change;
 use control_plane::dynamo::picture::Picture;
-use control_plane::dynamo::records::{Change, Endpoint, Records};
+use control_plane::dynamo::records::{Endpoint, Records, Useless};
 use fuzz::BLOCK_SIZE;
 use libfuzzer_sys::fuzz_target;
 use router_core::hash::BlockLayout;
@@ -28,8 +29,9 @@ fn read<'a>(records: impl IntoIterator<Item = (usize, &'a [u8])>) -> (Records, u
         .into_iter()
         .map(|(number, record)| (format!("{number:06}"), record.to_vec()));
     let mut records = Records::default();
-    let unreadable = records.apply(Change::All(keyed.collect()));
-    (records, unreadable)
+    let mut useless = Useless::default();
+    records.apply(Change::All(keyed.collect()), &mut useless);
+    (records, useless.unreadable)
 }
 
 fn picture(records: &Records) -> Picture {
@@ -37,7 +39,7 @@ fn picture(records: &Records) -> Picture {
 }
 
 static POOL: LazyLock<DynamoConfig> = LazyLock::new(|| DynamoConfig {
-    directory: PathBuf::new(),
+    backend: DynamoBackend::File(PathBuf::new()),
     endpoint: Endpoint {
         namespace: "dynamo".to_owned(),
         component: "prefill".to_owned(),

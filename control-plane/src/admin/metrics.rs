@@ -62,6 +62,7 @@ pub struct Metrics {
     connections: Family<ReasonLabels, Counter>,
     blocks: Family<PoolReasonLabels, Counter>,
     dynamo: Family<PoolReasonLabels, Counter>,
+    discovery_connected: Family<PoolLabels, Gauge>,
     pool_exact: Family<PoolLabels, Gauge>,
     parity: Family<PoolStateLabels, Gauge>,
     parity_checks: Family<PoolStateLabels, Counter>,
@@ -144,6 +145,10 @@ impl Metrics {
                 "dynamo_problems",
                 "What of Dynamo's discovery service and event plane cannot be used or was lost, by reason"
             ),
+            discovery_connected: register!(
+                "discovery_connected",
+                "1 while the pool's discovery service can be read; its workers stay as they were meanwhile"
+            ),
             pool_exact: register!(
                 "pool_exact",
                 "1 if filters are told to route the pool exactly: its tokenizer and template work, and parity allows it"
@@ -201,6 +206,12 @@ impl Metrics {
             snapshots: self.snapshots.get_or_create_owned(&labels),
             deltas: self.deltas.get_or_create_owned(&labels),
         }
+    }
+
+    /// Whether a pool's discovery service can be read.
+    pub fn discovery_connected(&self, pool: &str) -> Gauge {
+        self.discovery_connected
+            .get_or_create_owned(&PoolLabels { pool: pool.to_owned() })
     }
 
     /// The parity metrics of one pool.

@@ -24,6 +24,7 @@ use crate::sync::filters::Filters;
 use crate::sync::pool::PoolHandle;
 use metrics::Metrics;
 use readiness::Readiness;
+use status::DiscoveryStatus;
 
 /// What the endpoints show.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ pub struct PoolStatus {
     pub handle: PoolHandle,
     /// Its ranks.
     pub ranks: Arc<Members>,
+    /// What tells of them, unless they are listed.
+    pub discovery: Option<Arc<DiscoveryStatus>>,
     /// Numbering of slots and versions.
     pub epoch: u64,
     /// What requests may say to get there.
@@ -135,6 +138,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         let PoolStatus {
             handle,
             ranks,
+            discovery,
             epoch,
             models: _,
             layout,
@@ -164,6 +168,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
             "exact": inexact_because.is_none(),
             "inexact_because": inexact_because,
             "parity": parity.to_json(),
+            "discovery": discovery.as_ref().map(|discovery| discovery.state()),
             "ranks": ranks,
             "refused_workers": refused,
         }));

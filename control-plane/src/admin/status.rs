@@ -1,8 +1,10 @@
 //! What the process knows, for people: `/v1/status`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use super::metrics::RankMetrics;
 
@@ -173,5 +175,94 @@ fn repair(is_dynamo: bool, is_answered: bool) -> &'static str {
         (false, true) => "replay",
         (true, true) => "recovery_query",
         (_, false) => "none",
+    }
+}
+
+/// A pool's discovery service; shared by whoever reads it and whoever shows it.
+#[derive(Debug)]
+pub struct DiscoveryStatus {
+    pool: String,
+    /// 1 while it can be read.
+    connected: Gauge,
+    /// Notified when it has been read for the first time.
+    changed: Arc<Notify>,
+    state: Mutex<DiscoveryState>,
+}
+
+/// As shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiscoveryState {
+    backend: &'static str,
+    connected: bool,
+    /// Why it cannot be read now; workers stay as it told of them last.
+    lost_because: Option<String>,
+    /// How many it has; `None` before they were read.
+    records: Option<usize>,
+}
+
+impl DiscoveryStatus {
+    /// One that was not read yet.
+    pub fn new(pool: &str, backend: &'static str, connected: Gauge, changed: Arc<Notify>) -> Self {
+        connected.set(0);
+        Self {
+            pool: pool.to_owned(),
+            connected,
+            changed,
+            state: Mutex::new(DiscoveryState {
+                backend,
+                connected: false,
+                lost_because: None,
+                records: None,
+            }),
+        }
+    }
+
+    /// It was read: the pool's workers are those that it tells of.
+    pub fn read(&self, records: usize) {
+        let mut state = self.lock();
+        if !state.connected {
+            tracing::info!(
+                pool = self.pool,
+                backend = state.backend,
+                records,
+                "discovery service is read"
+            );
+        }
+        state.connected = true;
+        state.lost_because = None;
+        if state.records.replace(records).is_none() {
+            self.changed.notify_one();
+        }
+        self.connected.set(1);
+    }
+
+    /// It cannot be read. Logged when the reason is new.
+    pub fn lost(&self, because: String) {
+        let mut state = self.lock();
+        if state.lost_because.as_ref() != Some(&because) {
+            tracing::error!(
+                pool = self.pool,
+                backend = state.backend,
+                because,
+                "discovery service cannot be read: workers stay as they were"
+            );
+        }
+        state.connected = false;
+        state.lost_because = Some(because);
+        self.connected.set(0);
+    }
+
+    /// Whether it was never read.
+    pub fn is_awaited(&self) -> bool {
+        self.lock().records.is_none()
+    }
+
+    /// As it is now.
+    pub fn state(&self) -> DiscoveryState {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DiscoveryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::etcd::{EtcdConfig, read_etcd};
 use super::nats::{NatsConfig, read_nats};
 use super::pool::read_socket;
 use super::reader::{At, Mistakes};
@@ -14,8 +15,8 @@ const FRONTEND_PORT: u32 = 8000;
 /// Workers that Dynamo's discovery service tells of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DynamoConfig {
-    /// Directory of the file backend.
-    pub directory: PathBuf,
+    /// Where the records are.
+    pub backend: DynamoBackend,
     /// Where the workers serve.
     pub endpoint: Endpoint,
     /// The frontend that leads to all of them; `None`: each worker has one on its own host.
@@ -28,6 +29,25 @@ pub struct DynamoConfig {
     pub brokers: Vec<String>,
 }
 
+/// Where the records of Dynamo's discovery service are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DynamoBackend {
+    /// In a directory.
+    File(PathBuf),
+    /// In etcd.
+    Etcd(EtcdConfig),
+}
+
+impl DynamoBackend {
+    /// As in the file.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Etcd(_) => "etcd",
+        }
+    }
+}
+
 /// `None` if absent.
 pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Option<DynamoConfig> {
     let [dynamo] = at.fields(mistakes, ["dynamo"]);
@@ -38,6 +58,7 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
     let [
         backend,
         path,
+        etcd,
         namespace,
         component,
         endpoint,
@@ -50,6 +71,7 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         [
             "backend",
             "path",
+            "etcd",
             "namespace",
             "component",
             "endpoint",
@@ -59,24 +81,12 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
             "brokers",
         ],
     );
-    if let Some(text) = backend.required_text(mistakes)
-        && text != "file"
-    {
-        mistakes.add(
-            &backend,
-            format!("{text:?}"),
-            "must be file: other backends are not read yet",
-        );
-    }
     let text = |at: &At<'_>, default: &str, mistakes: &mut Mistakes| at.text(mistakes).unwrap_or(default).to_owned();
     if frontend.is_set() && frontend_port.is_set() {
         mistakes.add(&frontend_port, "set", "frontend says the port already");
     }
     Some(DynamoConfig {
-        directory: path
-            .required_text(mistakes)
-            .map(|text| directory.join(text))
-            .unwrap_or_default(),
+        backend: read_backend(&backend, &path, &etcd, directory, mistakes),
         endpoint: Endpoint {
             namespace: namespace.required_text(mistakes).unwrap_or_default().to_owned(),
             component: text(&component, "backend", mistakes),
@@ -87,6 +97,29 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         nats: read_nats(&nats, directory, mistakes),
         brokers: read_brokers(&brokers, mistakes),
     })
+}
+
+fn read_backend(at: &At<'_>, path: &At<'_>, etcd: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> DynamoBackend {
+    let unused = |at: &At<'_>, backend: &str, mistakes: &mut Mistakes| {
+        if at.is_set() {
+            mistakes.add(at, "set", format!("only with backend: {backend}"));
+        }
+    };
+    match at.required_text(mistakes) {
+        Some("etcd") => {
+            unused(path, "file", mistakes);
+            DynamoBackend::Etcd(read_etcd(etcd, directory, mistakes))
+        }
+        other => {
+            if let Some(other) = other.filter(|other| *other != "file") {
+                let why = "must be file or etcd: other backends are not read yet";
+                mistakes.add(at, format!("{other:?}"), why);
+            }
+            unused(etcd, "etcd", mistakes);
+            let path = path.required_text(mistakes).map(|text| directory.join(text));
+            DynamoBackend::File(path.unwrap_or_default())
+        }
+    }
 }
 
 fn read_frontend(at: &At<'_>, mistakes: &mut Mistakes) -> Option<SocketAddr> {

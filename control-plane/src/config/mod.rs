@@ -1,17 +1,21 @@
 //! The configuration file. Every key, its default, unit and cost: `docs/configuration.md`.
 
 mod dynamo;
+mod etcd;
 mod nats;
 mod pool;
 mod prompts;
 mod reader;
 mod secret;
+mod tls;
 
-pub use dynamo::DynamoConfig;
+pub use dynamo::{DynamoBackend, DynamoConfig};
+pub use etcd::{EtcdConfig, EtcdLogin};
 pub use nats::{NatsConfig, NatsLogin};
 pub use pool::{IndexConfig, ParityConfig, ParityMode, PoolConfig, ViewConfig, WorkerConfig};
 pub use prompts::{PromptsConfig, frontend};
 pub use secret::Secret;
+pub use tls::TlsConfig;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

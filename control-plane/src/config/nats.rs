@@ -1,11 +1,12 @@
 //! `discovery.dynamo.nats` of a pool.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_nats::{ConnectOptions, ServerAddr};
 
 use super::reader::{At, Mistakes};
 use super::secret::{Secret, read_secret, read_secret_file};
+use super::tls::{TlsConfig, read_tls_files};
 
 /// The NATS servers that carry KV events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +17,8 @@ pub struct NatsConfig {
     pub login: NatsLogin,
     /// Whether TLS must be used, whatever the servers say.
     pub require_tls: bool,
-    /// Who signs the servers' certificates; `None`: whom the system trusts.
-    pub ca: Option<PathBuf>,
-    /// Our certificate and its key.
-    pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// The files that TLS needs.
+    pub tls: TlsConfig,
 }
 
 /// Who we are to a NATS server.
@@ -95,18 +94,11 @@ pub(super) fn read_nats(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) 
         mistakes.add(at, "set", why);
     }
     let [require, ca, cert, key] = tls.fields(mistakes, ["require", "ca", "cert", "key"]);
-    for (given, missing) in [(&cert, &key), (&key, &cert)] {
-        if given.is_set() {
-            missing.require(mistakes);
-        }
-    }
-    let client_cert = read_file(&cert, directory, mistakes).zip(read_file(&key, directory, mistakes));
     Some(NatsConfig {
         servers: read_servers(&servers, mistakes),
         login,
         require_tls: require.flag(mistakes, false),
-        ca: read_file(&ca, directory, mistakes),
-        client_cert,
+        tls: read_tls_files([&ca, &cert, &key], directory, mistakes),
     })
 }
 
@@ -180,13 +172,4 @@ fn read_credentials(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> O
         mistakes.add(at, "(hidden)", why);
     }
     Some(NatsLogin::Credentials(secret))
-}
-
-/// A file that is there.
-fn read_file(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Option<PathBuf> {
-    let path = directory.join(at.text(mistakes)?);
-    if let Err(error) = std::fs::File::open(&path) {
-        mistakes.add(at, path.display(), error);
-    }
-    Some(path)
 }

@@ -12,7 +12,7 @@ use std::{fs, io};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::dynamo::records::{BUCKETS, Change, MAX_RECORD_BYTES};
+use super::backend::{BUCKETS, Change, MAX_RECORD_BYTES, MAX_RECORDS};
 
 /// How often it is read.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -21,8 +21,6 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const EXPIRY: Duration = Duration::from_secs(15);
 /// Files whose names start so are not complete yet.
 const UNFINISHED: &str = ".tmp_";
-/// Records beyond which a bucket is not read.
-const MAX_RECORDS: usize = 100_000;
 
 type All = BTreeMap<String, Vec<u8>>;
 
@@ -40,8 +38,14 @@ pub async fn run(root: PathBuf, changes: mpsc::Sender<Change>) {
                 last = Some(all);
             }
             Ok(_) => {}
-            // What was known stays.
-            Err(error) => tracing::warn!(directory = %root.display(), %error, "discovery directory cannot be read"),
+            Err(error) => {
+                // Whatever it was, it is said anew when the directory can be read again.
+                last = None;
+                let lost = Change::Lost(format!("{}: {error}", root.display()));
+                if changes.send(lost).await.is_err() {
+                    return;
+                }
+            }
         }
         sleep(INTERVAL).await;
     }
@@ -56,8 +60,11 @@ fn read_all(root: &Path, now: SystemTime) -> io::Result<All> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for entry in entries.take(MAX_RECORDS) {
+        for entry in entries {
             let entry = entry?;
+            if all.len() >= MAX_RECORDS {
+                return Err(io::Error::other(format!("more than {MAX_RECORDS} records")));
+            }
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(UNFINISHED) {
                 continue;

@@ -1,6 +1,9 @@
-//! Which workers there are: those that the configuration file lists ([`fixed`]) and those that a discovery service tells
-//! of (Dynamo's, in a directory: [`file`]). Either way a pool's ranks are its [`Members`](members::Members), which come and go while the process runs.
+//! Which workers there are: those that the configuration file lists ([`fixed`]) and those that Dynamo's discovery service
+//! tells of ([`backend`], which is a directory, [`file`], or [`etcd`]). Either way a pool's ranks are its
+//! [`Members`](members::Members), which come and go while the process runs.
 
+pub mod backend;
+pub mod etcd;
 pub mod file;
 pub mod fixed;
 pub mod members;

@@ -153,10 +153,10 @@ pub fn options(config: &NatsConfig) -> std::io::Result<ConnectOptions> {
             let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(10);
             (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
         });
-    if let Some(ca) = &config.ca {
+    if let Some(ca) = &config.tls.ca {
         options = options.add_root_certificates(ca.clone());
     }
-    if let Some((cert, key)) = &config.client_cert {
+    if let Some((cert, key)) = &config.tls.client_cert {
         options = options.add_client_certificate(cert.clone(), key.clone());
     }
     match &config.login {

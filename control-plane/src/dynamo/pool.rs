@@ -14,14 +14,15 @@ use super::follower::{self, Follower};
 use super::picture::{Picture, Place, Publisher};
 use super::plane::EventPlane;
 use super::query::AT_ONCE;
-use super::records::{Records, WorkerRank};
+use super::records::{Records, Useless, WorkerRank};
 use crate::admin::metrics::PoolMetrics;
 use crate::admin::readiness::HoldBack;
-use crate::admin::status::RankStatus;
+use crate::admin::status::{DiscoveryStatus, RankStatus};
 use crate::config::{DynamoConfig, EventsConfig};
+use crate::discovery::Rank;
+use crate::discovery::backend::{self, Change};
 use crate::discovery::members::Members;
 use crate::discovery::slots::Slots;
-use crate::discovery::{Rank, file};
 use crate::parity::task::Asker;
 use crate::sync::pool::{Input, PoolHandle};
 
@@ -42,6 +43,8 @@ pub struct DynamoPool {
     pub members: Arc<Members>,
     /// Their numbers.
     pub slots: Slots,
+    /// What is shown of the discovery service.
+    pub discovery: Arc<DiscoveryStatus>,
     /// Asks frontends for tokens; `None`: nobody is asked.
     pub asker: Option<Asker>,
     /// What is counted.
@@ -78,7 +81,7 @@ impl DynamoPool {
     pub async fn run(self, ready: HoldBack) {
         let (sender, mut changes) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
-        tasks.spawn(file::run(self.config.directory.clone(), sender));
+        tasks.spawn(backend::run(self.config.backend.clone(), sender));
         let mut ready = Some(Arc::new(ready));
         let mut records = Records::default();
         let mut running = Running {
@@ -89,15 +92,34 @@ impl DynamoPool {
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             refused: BTreeMap::new(),
         };
-        while let Some(change) = changes.recv().await {
-            let mut unreadable = records.apply(change);
-            while let Ok(change) = changes.try_recv() {
-                unreadable += records.apply(change);
+        while let Some(first) = changes.recv().await {
+            // Changes that came together make one picture.
+            let mut lost = None;
+            let mut useless = Useless::default();
+            let mut next = Some(first);
+            let mut is_read = false;
+            while let Some(change) = next {
+                match change {
+                    Change::Lost(why) => lost = Some(why),
+                    change => {
+                        lost = None;
+                        is_read = true;
+                        records.apply(change, &mut useless);
+                    }
+                }
+                next = changes.try_recv().ok();
             }
-            running.pool.metrics.count_dynamo("unreadable_record", unreadable);
-            let picture = Picture::of(&records, &running.pool.config, running.pool.layout);
-            running.become_like(picture, ready.as_ref()).await;
-            ready = None;
+            let metrics = &running.pool.metrics;
+            metrics.count_dynamo("unreadable_record", useless.unreadable);
+            metrics.count_dynamo("over_limit", useless.over_limit);
+            if is_read {
+                let picture = Picture::of(&records, &running.pool.config, running.pool.layout);
+                running.become_like(picture, ready.take().as_ref()).await;
+                running.pool.discovery.read(records.count());
+            }
+            if let Some(why) = lost {
+                running.pool.discovery.lost(why);
+            }
         }
     }
 }

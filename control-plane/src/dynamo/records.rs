@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// The prefixes of the keys that are followed.
-pub const BUCKETS: [&str; 4] = ["v1/instances", "v1/mdc", "v1/event_channels", "v1/event_sources"];
-/// Longest record that is read, in bytes. Model cards have some 2 kB.
-pub const MAX_RECORD_BYTES: usize = 1 << 20;
+use crate::discovery::backend::{Change, MAX_RECORD_BYTES, MAX_RECORDS};
 
 /// A serving endpoint: where in Dynamo's tree of names something is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -182,17 +180,6 @@ pub struct WorkerRank {
     pub dp_rank: u32,
 }
 
-/// A change in the discovery service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// These are all records that there are; said first, and after every time of not knowing.
-    All(BTreeMap<String, Vec<u8>>),
-    /// This record is now so.
-    Put(String, Vec<u8>),
-    /// This one is gone.
-    Delete(String),
-}
-
 /// All records, read.
 #[derive(Debug, Default)]
 pub struct Records {
@@ -200,9 +187,19 @@ pub struct Records {
     arrivals: u64,
 }
 
+/// How many new records are of no use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Useless {
+    /// They cannot be read.
+    pub unreadable: u64,
+    /// There are [`MAX_RECORDS`] already.
+    pub over_limit: u64,
+}
+
 #[derive(Debug)]
 struct Known {
-    bytes: Vec<u8>,
+    /// Of its bytes.
+    fingerprint: u64,
     /// Rises with every new record.
     arrival: u64,
     /// `None`: it cannot be read.
@@ -210,19 +207,26 @@ struct Known {
 }
 
 impl Records {
-    /// Takes a change. Returns how many new records cannot be read.
-    pub fn apply(&mut self, change: Change) -> u64 {
+    /// Takes a change, and counts what is of no use in it. Without a word of the service, all stays as it is.
+    pub fn apply(&mut self, change: Change, useless: &mut Useless) {
         match change {
-            Change::Put(key, bytes) => self.put(key, bytes),
+            Change::Put(key, bytes) => self.put(key, &bytes, useless),
             Change::Delete(key) => {
                 self.by_key.remove(&key);
-                0
             }
             Change::All(all) => {
                 self.by_key.retain(|key, _| all.contains_key(key));
-                all.into_iter().map(|(key, bytes)| self.put(key, bytes)).sum()
+                for (key, bytes) in all {
+                    self.put(key, &bytes, useless);
+                }
             }
+            Change::Lost(_) => {}
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.by_key.len()
     }
 
     /// Those that could be read, with a number that rises with their arrival.
@@ -231,23 +235,29 @@ impl Records {
         known.filter_map(|known| Some((known.arrival, known.record.as_ref()?)))
     }
 
-    fn put(&mut self, key: String, bytes: Vec<u8>) -> u64 {
-        if self.by_key.get(&key).is_some_and(|known| known.bytes == bytes) {
-            return 0;
+    fn put(&mut self, key: String, bytes: &[u8], useless: &mut Useless) {
+        let fingerprint = xxh3_64(bytes);
+        match self.by_key.get(&key) {
+            Some(known) if known.fingerprint == fingerprint => return,
+            None if self.by_key.len() >= MAX_RECORDS => {
+                tracing::warn!(key, "discovery record left out: there are {MAX_RECORDS} already");
+                useless.over_limit += 1;
+                return;
+            }
+            _ => {}
         }
-        let record = read(&bytes);
+        let record = read(bytes);
         if let Err(why) = &record {
             tracing::warn!(key, why, "discovery record cannot be read");
+            useless.unreadable += 1;
         }
         self.arrivals += 1;
         let known = Known {
-            bytes,
+            fingerprint,
             arrival: self.arrivals,
             record: record.ok(),
         };
-        let unreadable = known.record.is_none();
         self.by_key.insert(key, known);
-        unreadable.into()
     }
 }
 

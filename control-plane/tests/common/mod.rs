@@ -315,6 +315,7 @@ pub(crate) struct Filter {
     pub(crate) replicas: HashMap<String, Replica>,
     /// Kinds of messages but heartbeats, in order, runs of the same kind as one.
     pub(crate) seen: Vec<&'static str>,
+    pub(crate) heartbeats: u32,
     stream: Option<(mpsc::Sender<v1::FromFilter>, Streaming<v1::ToFilter>)>,
 }
 
@@ -438,7 +439,10 @@ impl Filter {
             Message::SnapshotPart(part) => self.apply(part.try_into().unwrap(), "snapshot"),
             Message::SnapshotEnd(end) => self.apply(end.into(), "snapshot"),
             Message::Delta(delta) => self.apply(delta.try_into().unwrap(), "delta"),
-            Message::Heartbeat(v1::Heartbeat {}) => return true,
+            Message::Heartbeat(v1::Heartbeat {}) => {
+                self.heartbeats += 1;
+                return true;
+            }
         };
         if self.seen.last() != Some(&kind) {
             self.seen.push(kind);

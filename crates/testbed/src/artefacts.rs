@@ -35,6 +35,12 @@ pub(crate) fn envoy() -> Result<PathBuf> {
     existing(path, "scripts/setup")
 }
 
+/// etcd's binary: `WARMPATH_ETCD`, else `target/tools/etcd`.
+pub(crate) fn etcd() -> Result<PathBuf> {
+    let path = from_env("WARMPATH_ETCD").unwrap_or_else(|| workspace_root().join("target/tools/etcd"));
+    existing(path, "scripts/setup interop")
+}
+
 /// A built module, where the profile `filter` leaves it; without a name the filter, which `WARMPATH_FILTER` can replace.
 pub(crate) fn module(name: Option<&str>) -> Result<PathBuf> {
     let built = |name: &str| workspace_root().join(format!("target/wasm32-wasip1/filter/{name}.wasm"));

@@ -213,6 +213,6 @@ fn fresh_run_dir(name: &str) -> Result<PathBuf> {
 }
 
 /// An address of this machine where nobody listens.
-fn unused_address() -> Result<String> {
+pub(crate) fn unused_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

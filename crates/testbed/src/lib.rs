@@ -1,5 +1,5 @@
 //! Starts Envoy, the control plane and simulated engines on free ports and stops them again; for the demo, the
-//! benchmarks and the wasm tests.
+//! benchmarks and the wasm tests. Also etcd, for tests that find workers in it.
 //!
 //! What runs is what ships: the configurations are `manifests/envoy.yaml` and `manifests/control-plane.yaml` with
 //! ports, paths and workers put in (`manifest`). Every process logs to its own file under `target/testbed/`.
@@ -27,6 +27,7 @@ mod client;
 mod control_plane;
 mod engine;
 mod envoy;
+mod etcd;
 mod manifest;
 mod process;
 mod wait;
@@ -38,6 +39,7 @@ pub use client::{Answer, Client, Payload, Request, Streaming};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use engine::{Engine, EngineOptions};
 pub use envoy::{Envoy, EnvoyOptions, Mode};
+pub use etcd::{Etcd, EtcdTls};
 pub use process::Process;
 pub use wait::{DEADLINE, eventually};
 pub use wire::{Relay, Wire};

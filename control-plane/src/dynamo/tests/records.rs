@@ -5,17 +5,18 @@ use router_core::hash::BlockLayout;
 use serde_json::{Value, json};
 
 use super::samples;
-use crate::config::DynamoConfig;
+use crate::config::{DynamoBackend, DynamoConfig};
+use crate::discovery::backend::{Change, MAX_RECORDS};
 use crate::dynamo::picture::{EventTransport, Picture, Place, Publisher};
 use crate::dynamo::query::Target;
-use crate::dynamo::records::{Change, Endpoint, Records, WorkerRank};
+use crate::dynamo::records::{Endpoint, Records, Useless, WorkerRank};
 
 const WORKER: u64 = 11_497_638_580_461_344_913;
 const PUBLISHER: u64 = 3_253_723_778_857_619;
 
 fn config(component: &str) -> DynamoConfig {
     DynamoConfig {
-        directory: "unused".into(),
+        backend: DynamoBackend::File("unused".into()),
         endpoint: Endpoint {
             namespace: "dynamo".into(),
             component: component.into(),
@@ -54,10 +55,18 @@ fn rank(dp_rank: u32) -> WorkerRank {
     }
 }
 
+/// Takes a change; returns how many new records cannot be read.
+fn apply(records: &mut Records, change: Change) -> u64 {
+    let mut useless = Useless::default();
+    records.apply(change, &mut useless);
+    assert_eq!(useless.over_limit, 0);
+    useless.unreadable
+}
+
 #[test]
 fn every_recorded_record_is_read_and_they_make_a_rank() {
     let mut records = Records::default();
-    assert_eq!(records.apply(all(&recorded())), 0);
+    assert_eq!(apply(&mut records, all(&recorded())), 0);
     assert_eq!(records.iter().count(), recorded().len());
     let target = Target {
         address: SocketAddr::from(([127, 0, 0, 1], 42_441)),
@@ -91,21 +100,21 @@ fn every_recorded_record_is_read_and_they_make_a_rank() {
 #[test]
 fn workers_that_do_not_fit_are_refused_and_broken_records_cost_themselves() {
     let mut records = Records::default();
-    records.apply(all(&recorded()));
+    apply(&mut records, all(&recorded()));
     let refused = picture(&records, "prefill", 32).refused;
     assert!(refused[&WORKER].contains("block size 16"), "{refused:?}");
 
     let mut changed = recorded();
     let card = "v1/mdc/dynamo/prefill/generate/9f8fd15f30399891";
     changed.get_mut(card).unwrap()["card_json"]["worker_type"] = "prefill".into();
-    records.apply(all(&changed));
+    apply(&mut records, all(&changed));
     assert!(picture(&records, "prefill", 16).refused[&WORKER].contains("prefill worker"));
     changed.get_mut(card).unwrap()["card_json"] = recorded()[card]["card_json"].clone();
     changed.get_mut(card).unwrap()["card_json"]["runtime_config"]["enable_eagle"] = true.into();
-    records.apply(all(&changed));
+    apply(&mut records, all(&changed));
     assert!(picture(&records, "prefill", 16).refused[&WORKER].contains("enable_eagle"));
 
-    records.apply(all(&recorded()));
+    apply(&mut records, all(&recorded()));
     let whole = picture(&records, "prefill", 16);
     for broken in [
         "",
@@ -116,8 +125,8 @@ fn workers_that_do_not_fit_are_refused_and_broken_records_cost_themselves() {
         "\u{0}",
     ] {
         let change = Change::Put("v1/instances/broken".into(), broken.as_bytes().to_vec());
-        assert_eq!(records.apply(change.clone()), 1, "{broken}");
-        assert_eq!(records.apply(change), 0, "counted once: {broken}");
+        assert_eq!(apply(&mut records, change.clone()), 1, "{broken}");
+        assert_eq!(apply(&mut records, change), 0, "counted once: {broken}");
         assert_eq!(picture(&records, "prefill", 16), whole);
     }
 }
@@ -131,18 +140,18 @@ fn ranks_follow_the_card_and_the_last_publisher_counts() {
     card["card_json"]["runtime_config"]["data_parallel_start_rank"] = 2.into();
     card["card_json"]["runtime_config"]["data_parallel_size"] = 2.into();
     let mut records = Records::default();
-    records.apply(all(&changed));
+    apply(&mut records, all(&changed));
     let ranks: Vec<_> = picture(&records, "prefill", 16).ranks.into_keys().collect();
     assert_eq!(ranks, [rank(2), rank(3)]);
 
     let mut records = Records::default();
-    records.apply(all(&recorded()));
+    apply(&mut records, all(&recorded()));
     let source = json!({
         "type": "EventSource", "topic": "kv-events", "publisher_id": 1,
         "metadata": {"worker": {"worker_id": WORKER, "dp_rank": 0}, "publisher_id": 1},
     });
     let key = "v1/event_sources/a".to_owned();
-    records.apply(Change::Put(key.clone(), source.to_string().into_bytes()));
+    apply(&mut records, Change::Put(key.clone(), source.to_string().into_bytes()));
     let publisher = |records: &Records| {
         picture(records, "prefill", 16).ranks[&rank(0)]
             .publisher
@@ -151,9 +160,9 @@ fn ranks_follow_the_card_and_the_last_publisher_counts() {
             .id
     };
     assert_eq!(publisher(&records), 1);
-    records.apply(Change::Delete(key));
+    apply(&mut records, Change::Delete(key));
     assert_eq!(publisher(&records), PUBLISHER);
-    records.apply(Change::All(BTreeMap::new()));
+    apply(&mut records, Change::All(BTreeMap::new()));
     assert_eq!(picture(&records, "prefill", 16), Picture::default());
 }
 
@@ -183,7 +192,7 @@ fn events_come_as_the_publishers_channel_says_or_through_the_brokers_there_are()
             changed.insert(format!("v1/event_channels/broker/{index}"), broker);
         }
         let mut records = Records::default();
-        assert_eq!(records.apply(all(&changed)), 0);
+        assert_eq!(apply(&mut records, all(&changed)), 0);
         let picture = picture(&records, "prefill", 16);
         let transport = picture.ranks[&rank(0)].publisher.clone().unwrap().transport;
         (transport, picture.brokers.into_iter().collect::<Vec<_>>())
@@ -222,7 +231,33 @@ fn events_come_as_the_publishers_channel_says_or_through_the_brokers_there_are()
     let mut config = config("prefill");
     config.brokers = vec!["tcp://broker:5556".into()];
     let mut records = Records::default();
-    records.apply(all(&recorded()));
+    apply(&mut records, all(&recorded()));
     let picture = Picture::of(&records, &config, BlockLayout::plain(16).unwrap());
     assert_eq!(picture.brokers.into_iter().collect::<Vec<_>>(), ["tcp://broker:5556"]);
+}
+
+#[test]
+fn records_beyond_the_limit_are_left_out_and_a_lost_service_takes_nothing_back() {
+    let mut records = Records::default();
+    let mut useless = Useless::default();
+    let put = |number: usize, bytes: &str| Change::Put(format!("v1/mdc/{number}"), bytes.into());
+    for number in 0..=MAX_RECORDS {
+        records.apply(put(number, "x"), &mut useless);
+    }
+    let expected = Useless {
+        unreadable: MAX_RECORDS as u64,
+        over_limit: 1,
+    };
+    assert_eq!((records.count(), useless), (MAX_RECORDS, expected));
+    records.apply(Change::Lost("out of reach".into()), &mut useless);
+    assert_eq!(records.count(), MAX_RECORDS);
+    // One that is known may change, and one that goes makes room.
+    records.apply(put(0, "y"), &mut useless);
+    records.apply(Change::Delete("v1/mdc/1".into()), &mut useless);
+    records.apply(put(MAX_RECORDS, "x"), &mut useless);
+    let expected = Useless {
+        unreadable: MAX_RECORDS as u64 + 2,
+        over_limit: 1,
+    };
+    assert_eq!((records.count(), useless), (MAX_RECORDS, expected));
 }
