@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::images::{PLACEHOLDER, identity};
 use crate::openai::{ChatPrompt, Tool};
 use crate::template::RenderInput;
 
@@ -21,7 +22,7 @@ pub enum ChatError {
         /// Position of the message.
         index: usize,
     },
-    /// A part that is no text. Multimodal input is not simulated.
+    /// A part that is neither text nor an image.
     #[error("messages[{index}]: unsupported content part of type {kind}")]
     Part {
         /// Position of the message.
@@ -57,10 +58,11 @@ pub fn render_input(prompt: ChatPrompt) -> Result<RenderInput, ChatError> {
         chat_template_kwargs,
         reasoning_effort,
     } = prompt;
+    let mut images = Vec::new();
     let messages = messages
         .into_iter()
         .enumerate()
-        .map(|(index, message)| flatten(index, message))
+        .map(|(index, message)| flatten(index, message, &mut images))
         .collect::<Result<_, _>>()?;
     let mut kwargs = chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = reasoning_effort {
@@ -73,10 +75,15 @@ pub fn render_input(prompt: ChatPrompt) -> Result<RenderInput, ChatError> {
         add_generation_prompt: add_generation_prompt.unwrap_or(true),
         continue_final_message: continue_final_message.unwrap_or(false),
         kwargs,
+        images,
     })
 }
 
-fn flatten(index: usize, mut message: Map<String, Json>) -> Result<Map<String, Json>, ChatError> {
+fn flatten(
+    index: usize,
+    mut message: Map<String, Json>,
+    images: &mut Vec<String>,
+) -> Result<Map<String, Json>, ChatError> {
     let Some(Json::String(role)) = message.remove("role") else {
         return Err(ChatError::Role { index });
     };
@@ -84,7 +91,7 @@ fn flatten(index: usize, mut message: Map<String, Json>) -> Result<Map<String, J
     flat.insert("role".to_owned(), role.clone().into());
     flat.insert(
         "content".to_owned(),
-        text_content(index, message.remove("content"))?.into(),
+        text_content(index, message.remove("content"), images)?.into(),
     );
     if role == "assistant" {
         if let Some(Json::Array(calls)) = message.remove("tool_calls").filter(|calls| *calls != json!([])) {
@@ -117,15 +124,17 @@ fn flatten(index: usize, mut message: Map<String, Json>) -> Result<Map<String, J
     Ok(flat)
 }
 
-/// Text parts are joined by newlines, empty ones left out.
-fn text_content(index: usize, content: Option<Json>) -> Result<String, ChatError> {
+/// Text parts are joined by newlines, empty ones left out. Images stand before them.
+fn text_content(index: usize, content: Option<Json>, images: &mut Vec<String>) -> Result<String, ChatError> {
     match content {
         None | Some(Json::Null) => Ok(String::new()),
         Some(Json::String(text)) => Ok(text),
         Some(Json::Array(parts)) => {
-            let mut texts = Vec::with_capacity(parts.len());
-            for part in parts {
-                texts.push(part_text(index, part)?);
+            let (of_images, of_texts): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part["type"] == "image_url");
+            let mut texts = vec![PLACEHOLDER.to_owned(); of_images.len()];
+            images.extend(of_images.iter().map(|part| identity(&part["image_url"].to_string())));
+            for part in of_texts {
+                texts.push(part_text(index, part.clone())?);
             }
             texts.retain(|text| !text.is_empty());
             Ok(texts.join("\n"))

@@ -2,6 +2,8 @@
 
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::images::Image;
+
 /// What separates blocks with the same tokens (`generate_block_hash_extra_keys` in vLLM).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheKeys {
@@ -9,6 +11,8 @@ pub struct CacheKeys {
     pub lora: Option<Lora>,
     /// Cache salt: part of the first block, and through the chain of all that follow.
     pub cache_salt: Option<String>,
+    /// Images: part of the blocks that they reach into.
+    pub images: Vec<Image>,
 }
 
 /// A LoRA adapter.
@@ -21,10 +25,14 @@ pub struct Lora {
 }
 
 impl CacheKeys {
-    /// Extra keys of the block with this index in its sequence.
-    pub fn of_block(&self, index: usize) -> Option<Vec<String>> {
+    /// Extra keys of the block with this index in its sequence, of blocks of `block_size` tokens.
+    pub fn of_block(&self, index: usize, block_size: usize) -> Option<Vec<String>> {
+        let (start, end) = (index * block_size, (index + 1) * block_size);
+        let in_block = |image: &&Image| image.tokens.start < end && start < image.tokens.end;
+        let images = self.images.iter().filter(in_block).map(|image| &image.identity);
         let salt = self.cache_salt.iter().filter(|_| index == 0);
-        let keys: Vec<_> = self.lora.iter().map(|lora| &lora.name).chain(salt).cloned().collect();
+        let lora = self.lora.iter().map(|lora| &lora.name);
+        let keys: Vec<_> = lora.chain(images).chain(salt).cloned().collect();
         if keys.is_empty() { None } else { Some(keys) }
     }
 }

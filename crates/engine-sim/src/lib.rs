@@ -14,6 +14,7 @@ pub mod events;
 pub mod generate;
 pub mod hash;
 pub mod http;
+pub mod images;
 pub mod model;
 pub mod openai;
 pub mod python_json;

@@ -374,7 +374,9 @@ fn extend(pool: &mut BlockPool, config: &SchedulerConfig, sequence: &mut Sequenc
         block_size,
         lora_id: sequence.keys.lora.as_ref().map(|lora| lora.id),
         lora_name: sequence.keys.lora.as_ref().map(|lora| lora.name.clone()),
-        extra_keys: (first..full).map(|index| sequence.keys.of_block(index)).collect(),
+        extra_keys: (first..full)
+            .map(|index| sequence.keys.of_block(index, block_size))
+            .collect(),
     };
     pool.store(&sequence.blocks[first..full], stored);
     sequence.stored = full;
@@ -386,9 +388,11 @@ fn hash_blocks(config: &SchedulerConfig, sequence: &mut Sequence, count: usize) 
     for index in sequence.hashes.len()..count {
         let parent = sequence.hashes.last().copied().unwrap_or(config.hash_root);
         let tokens = &sequence.tokens[index * config.block_size..(index + 1) * config.block_size];
-        sequence
-            .hashes
-            .push(chain(parent, tokens, sequence.keys.of_block(index).as_deref()));
+        sequence.hashes.push(chain(
+            parent,
+            tokens,
+            sequence.keys.of_block(index, config.block_size).as_deref(),
+        ));
     }
 }
 

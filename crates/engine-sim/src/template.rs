@@ -38,6 +38,8 @@ pub struct RenderInput {
     pub continue_final_message: bool,
     /// The request's `chat_template_kwargs`; the fields above win over them.
     pub kwargs: Map<String, Json>,
+    /// Identities of the images, in the order of their placeholders.
+    pub images: Vec<String>,
 }
 
 impl ChatTemplate {
@@ -116,6 +118,8 @@ impl ChatTemplate {
             add_generation_prompt,
             continue_final_message,
             kwargs,
+            // Their placeholders are in the messages.
+            images: _,
         } = input;
         let mut context = self.special_tokens.clone();
         context.extend(kwargs);

@@ -73,6 +73,20 @@ fn tools_are_dumped_as_pydantic_does() {
 }
 
 #[test]
+fn images_stand_before_the_text_of_their_message() {
+    let image = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
+    let content = json!([{"type": "text", "text": "a"}, image("x"), {"type": "text", "text": "b"}, image("y")]);
+    let input = input(json!({"messages": [{"role": "user", "content": content}]})).unwrap();
+    let placeholder = "<|vision_start|><|image_pad|><|vision_end|>";
+    assert_eq!(
+        input.messages[0]["content"],
+        format!("{placeholder}\n{placeholder}\na\nb")
+    );
+    let identities = ["x", "y"].map(|url| identity(&json!({"url": url}).to_string()));
+    assert_eq!(input.images, identities);
+}
+
+#[test]
 fn refusals_name_the_message() {
     for (message, want) in [
         (json!({"content": "x"}), "messages[0]: `role` must be a string"),
@@ -81,8 +95,8 @@ fn refusals_name_the_message() {
             "messages[0]: `content` must be a string, a list of parts or null",
         ),
         (
-            json!({"role": "user", "content": [{"type": "image_url"}]}),
-            "messages[0]: unsupported content part of type \"image_url\"",
+            json!({"role": "user", "content": [{"type": "input_audio"}]}),
+            "messages[0]: unsupported content part of type \"input_audio\"",
         ),
         (
             json!({"role": "assistant", "tool_calls": [1]}),

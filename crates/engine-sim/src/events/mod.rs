@@ -32,6 +32,7 @@ pub struct BlockStored {
     pub lora_id: Option<u64>,
     /// Name of the LoRA adapter.
     pub lora_name: Option<String>,
-    /// What else went into each block's hash: the LoRA name, and in the first block of a prompt the cache salt.
+    /// What else went into each block's hash: the LoRA name, images, and in the first block of a
+    /// prompt the cache salt.
     pub extra_keys: Vec<Option<Vec<String>>>,
 }

@@ -17,6 +17,7 @@ use crate::chat::render_input;
 use crate::clock::unix_seconds;
 use crate::generate;
 use crate::hash::CacheKeys;
+use crate::images::{Image, PAD, fill};
 use crate::model::Model;
 use crate::openai::{ChatPrompt, ChatRequest, CompletionRequest, Prompt, Sampling};
 
@@ -119,6 +120,7 @@ fn prepare(engine: &Engine, body: &[u8], api: Api) -> Result<Job, ApiError> {
         Unrendered::Text(prompt, add_special_tokens) => text_prompt(model, prompt, add_special_tokens)?,
     };
     keys.cache_salt = check_salt(&sampling)?;
+    keys.images = prompt.images;
     let max_tokens = check_lengths(engine, &sampling, prompt.ids.len())?;
     let request = generate::Request {
         prompt: &prompt.ids,
@@ -148,12 +150,14 @@ pub(super) struct PromptTokens {
     pub(super) ids: Vec<u32>,
     /// Whether what follows starts a line or a message.
     starts_line: bool,
+    images: Vec<Image>,
 }
 
 /// Renders and tokenizes a chat.
 pub(super) fn chat_prompt(model: &Model, prompt: ChatPrompt) -> Result<PromptTokens, ApiError> {
     let add_special_tokens = prompt.add_special_tokens.unwrap_or(false);
-    let input = render_input(prompt).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let mut input = render_input(prompt).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let images = std::mem::take(&mut input.images);
     let template = model
         .template
         .as_ref()
@@ -161,7 +165,12 @@ pub(super) fn chat_prompt(model: &Model, prompt: ChatPrompt) -> Result<PromptTok
     let text = template
         .render(input)
         .map_err(|error| ApiError::bad_request(format!("chat template: {error:#}")))?;
-    encode(model, &text, add_special_tokens)
+    let mut prompt = encode(model, &text, add_special_tokens)?;
+    if !images.is_empty() {
+        let pad = encode(model, PAD, false)?.ids.first().copied();
+        (prompt.ids, prompt.images) = fill(prompt.ids, pad, images);
+    }
+    Ok(prompt)
 }
 
 fn text_prompt(model: &Model, prompt: Prompt, add_special_tokens: bool) -> Result<PromptTokens, ApiError> {
@@ -185,6 +194,7 @@ pub(super) fn encode(model: &Model, text: &str, add_special_tokens: bool) -> Res
     Ok(PromptTokens {
         ids,
         starts_line: text.ends_with(char::is_whitespace),
+        images: Vec::new(),
     })
 }
 
@@ -194,6 +204,7 @@ fn check_ids(model: &Model, ids: Vec<u32>) -> Result<PromptTokens, ApiError> {
         None => Ok(PromptTokens {
             ids,
             starts_line: false,
+            images: Vec::new(),
         }),
     }
 }

@@ -86,6 +86,7 @@ impl Engine {
             CacheKeys {
                 lora: Some(lora),
                 cache_salt: None,
+                images: Vec::new(),
             },
         ))
     }

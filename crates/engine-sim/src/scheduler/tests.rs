@@ -161,10 +161,12 @@ fn salt_and_lora_separate_the_cache() {
     let salted = CacheKeys {
         lora: None,
         cache_salt: Some("tenant-a".to_owned()),
+        images: Vec::new(),
     };
     let tuned = CacheKeys {
         lora: lora(1, "tuned"),
         cache_salt: Some("tenant-a".to_owned()),
+        images: Vec::new(),
     };
 
     let mut scheduler = Scheduler::new(config());

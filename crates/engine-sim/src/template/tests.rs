@@ -65,6 +65,7 @@ fn kwargs_reach_the_template_but_do_not_override_the_request() {
     let kwargs = json!({"enable_thinking": false, "messages": [], "add_generation_prompt": false});
     let input = RenderInput {
         kwargs: serde_json::from_value(kwargs).expect("kwargs"),
+        images: Vec::new(),
         ..input(json!([{"role": "user", "content": "Hi"}]))
     };
     assert_eq!(
