@@ -10,7 +10,7 @@ use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use serde::Serialize;
 
 use crate::config::{self, PromptsConfig};
-use crate::model::Model;
+use crate::model::{Model, PromptTokens};
 
 /// Longest input that is read, in bytes.
 const MAX_INPUT_BYTES: u64 = 256 << 20;
@@ -53,6 +53,9 @@ pub struct Arguments {
 pub struct Report {
     /// The rendered prompt; `None` if the request has token ids.
     pub prompt: Option<String>,
+    /// Whether that is all of it. Otherwise it, and all below, ends where the first image or the like may have a part in
+    /// what follows.
+    pub is_whole: bool,
     /// As the engine should make them.
     pub token_ids: Vec<u32>,
     /// Of every full block.
@@ -79,14 +82,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
     } = arguments;
     let input = read_input(file)?;
     if *tokens {
-        let token_ids: Vec<u32> = serde_json::from_slice(&input).context("--tokens needs a JSON array of token ids")?;
-        return report(
-            None,
-            token_ids,
-            *block_size,
-            lora.as_deref(),
-            cache_namespace.as_deref(),
-        );
+        let ids = serde_json::from_slice(&input).context("--tokens needs a JSON array of token ids")?;
+        let tokens = PromptTokens {
+            ids,
+            text: None,
+            is_whole: true,
+        };
+        return report(tokens, *block_size, lora.as_deref(), cache_namespace.as_deref());
     }
     let model = model.as_ref().context("--model is needed, except with --tokens")?;
     let prompts = PromptsConfig {
@@ -100,9 +102,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
     }
     let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
     let salt = body.cache_salt().map(str::to_owned);
-    let (prompt, token_ids) = prompt_tokens(&model, &body)?;
+    let tokens = prompt_tokens(&model, &body)?;
     let namespace = cache_namespace.as_deref().or(salt.as_deref());
-    report(prompt, token_ids, *block_size, lora.as_deref(), namespace)
+    report(tokens, *block_size, lora.as_deref(), namespace)
 }
 
 fn frontend(name: &str) -> Result<Frontend, &'static str> {
@@ -123,29 +125,29 @@ fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>
     }
 }
 
-fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<(Option<String>, Vec<u32>)> {
+fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<PromptTokens> {
     let template = match &model.template {
         Ok((template, _)) => Some(template),
         Err(why) if body.is_conversation() => bail!("the chat template cannot be used: {why}"),
         Err(_) => None,
     };
-    let (ids, text) = model.tokens(body.prompt(template)?).map_err(|why| anyhow!(why))?;
-    Ok((text, ids))
+    model.tokens(body.prompt(template)?).map_err(|why| anyhow!(why))
 }
 
 fn report(
-    prompt: Option<String>,
-    token_ids: Vec<u32>,
+    tokens: PromptTokens,
     block_size: u32,
     lora: Option<&str>,
     namespace: Option<&str>,
 ) -> anyhow::Result<Report> {
     let layout = BlockLayout::plain(block_size).context("--block-size must be at least 1")?;
-    let locals = local_hashes(&token_ids, layout, HashSeed::new(lora, namespace));
+    let PromptTokens { ids, text, is_whole } = tokens;
+    let locals = local_hashes(&ids, layout, HashSeed::new(lora, namespace));
     let sequence = sequence_hashes(locals.iter().copied());
     Ok(Report {
-        prompt,
-        token_ids,
+        prompt: text,
+        is_whole,
+        token_ids: ids,
         local_block_hashes: locals.iter().map(|hash| hash.0.to_string()).collect(),
         sequence_hashes: sequence.iter().map(|hash| hash.0.to_string()).collect(),
     })

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use prompt::{ChatTemplate, Frontend, ModelText, Piece, Prompt, Rules};
+use prompt::{ChatTemplate, Frontend, Media, ModelText, Piece, Prompt, Rules};
 use router_core::fleet::ArtefactId;
 use serde::Deserialize;
 use tokenizer::Tokenizer;
@@ -41,6 +41,17 @@ pub struct Model {
     pub template: Result<(ChatTemplate, Artefact), String>,
 }
 
+/// A prompt as a filter sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptTokens {
+    /// The token ids.
+    pub ids: Vec<u32>,
+    /// The text, if the prompt came as one.
+    pub text: Option<String>,
+    /// Otherwise this is what stands before the first image or the like.
+    pub is_whole: bool,
+}
+
 impl Model {
     /// Loads and tries out everything in `directory`: `tokenizer.json`, `tokenizer_config.json` and, where there is
     /// one, `chat_template.jinja` and `config.json`. A few seconds for a vocabulary of 150,000.
@@ -51,18 +62,30 @@ impl Model {
         }
     }
 
-    /// The token ids of a prompt, and its text if it came as one.
+    /// The token ids of a prompt, as far as they are known.
     ///
     /// # Errors
     /// If there is no tokenizer, or it fails.
-    pub fn tokens(&self, prompt: Prompt<'_>) -> Result<(Vec<u32>, Option<String>), String> {
+    pub fn tokens(&self, prompt: Prompt<'_>) -> Result<PromptTokens, String> {
         let tokenizer = || Ok::<_, String>(&self.tokenizer.as_ref().map_err(|why| format!("tokenizer: {why}"))?.0);
         let mut ids = Vec::new();
         let text = match prompt {
-            Prompt::Tokens(ids) => return Ok((ids, None)),
+            Prompt::Tokens(ids) => {
+                return Ok(PromptTokens {
+                    ids,
+                    text: None,
+                    is_whole: true,
+                });
+            }
+            Prompt::Text {
+                text,
+                media: Some(media),
+                add_special_tokens,
+            } => return before_media(tokenizer()?, &text, add_special_tokens, media),
             Prompt::Text {
                 text,
                 add_special_tokens,
+                media: None,
             } => {
                 let encoded = tokenizer()?.encode_into(&text, add_special_tokens, &mut ids);
                 encoded.map_err(|error| error.to_string())?;
@@ -81,7 +104,11 @@ impl Model {
                 pieces.iter().map(Piece::as_str).collect()
             }
         };
-        Ok((ids, Some(text)))
+        Ok(PromptTokens {
+            ids,
+            text: Some(text),
+            is_whole: true,
+        })
     }
 
     /// What filters need of it, as far as it can be used.
@@ -100,6 +127,30 @@ impl Model {
             .collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
+}
+
+/// The start of a prompt whose ids do not depend on the media in it.
+fn before_media(
+    tokenizer: &Tokenizer,
+    text: &str,
+    add_special_tokens: bool,
+    media: Media,
+) -> Result<PromptTokens, String> {
+    let mut ids = Vec::new();
+    let mut known = "";
+    if let Some(cutter) = tokenizer.cutter() {
+        known = &text[..cutter.settled(text, media.before)];
+        if add_special_tokens {
+            ids.extend_from_slice(cutter.prefix());
+        }
+        let encoded = cutter.encode_into(known, 0, &mut cutter.effort(known.len()), &mut ids);
+        encoded.map_err(|error| error.to_string())?;
+    }
+    Ok(PromptTokens {
+        ids,
+        text: Some(known.to_owned()),
+        is_whole: false,
+    })
 }
 
 fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
@@ -135,6 +186,7 @@ fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTempl
     text.rules = Rules {
         harmony: prompts.rules.frontend == Frontend::Vllm
             && prompts.harmony.unwrap_or_else(|| is_gpt_oss(directory, &config)),
+        images_first: model_type(directory).is_some_and(|model| IMAGES_FIRST.contains(&model.as_str())),
         ..prompts.rules.clone()
     };
     let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
@@ -142,23 +194,31 @@ fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTempl
     Ok((template, Artefact::new(json)))
 }
 
+/// `model_type` of models before whose prompts vLLM puts the images (`PromptInsertion` at the start in
+/// `vllm/model_executor/models`).
+const IMAGES_FIRST: [&str; 4] = ["blip-2", "molmo", "openvla", "paligemma"];
+
 /// As vLLM sees it: by `model_type` in `config.json`. Without that file, by special tokens that no other model has.
 fn is_gpt_oss(directory: &Path, tokenizer_config: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Config {
-        model_type: Option<String>,
-    }
-    let path = directory.join("config.json");
-    if path.is_file() {
-        let config = read(&path)
-            .ok()
-            .and_then(|json| serde_json::from_slice::<Config>(&json).ok());
-        return config.and_then(|config| config.model_type).as_deref() == Some("gpt_oss");
+    if directory.join(CONFIG).is_file() {
+        return model_type(directory).as_deref() == Some("gpt_oss");
     }
     let text = String::from_utf8_lossy(tokenizer_config);
     ["<|constrain|>", "<|channel|>", "<|call|>"]
         .iter()
         .all(|token| text.contains(token))
+}
+
+const CONFIG: &str = "config.json";
+
+/// What `config.json` says of the model, if it is there and does.
+fn model_type(directory: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Config {
+        model_type: Option<String>,
+    }
+    let json = read(&directory.join(CONFIG)).ok()?;
+    serde_json::from_slice::<Config>(&json).ok()?.model_type
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -36,6 +36,7 @@ fn hashes_equal_dynamos() {
         let list = |key: &str| serde_json::from_value(case[key].clone()).unwrap();
         let expected = Report {
             prompt: None,
+            is_whole: true,
             token_ids: serde_json::from_value(case["tokens"].clone()).unwrap(),
             local_block_hashes: list("local_block_hashes"),
             sequence_hashes: list("sequence_hashes"),
@@ -76,6 +77,7 @@ fn inspected_of(
     };
     let report = run(&arguments).map_err(|error| error.root_cause().to_string())?;
     assert_eq!(report.sequence_hashes.len(), report.token_ids.len() / 4);
+    assert_eq!(report.is_whole, !body.contains("image_url"));
     Ok((report.prompt, report.token_ids))
 }
 
@@ -95,6 +97,16 @@ fn a_body_says_by_itself_whether_it_is_chat_or_text() {
         inspected("ids", None, r#"{"prompt":[1,2,3,4,5]}"#),
         Ok((None, vec![1, 2, 3, 4, 5]))
     );
+}
+
+#[test]
+fn a_prompt_with_an_image_ends_before_it() {
+    let body = r#"{"messages":[{"role":"system","content":"hi"},
+        {"role":"user","content":[{"type":"text","text":"hi"},{"type":"image_url","image_url":{"url":"x"}}]}]}"#;
+    // Qwen3's template takes texts, so the image may stand at the start of the message, and take part in its first token.
+    let expected = "<|im_start|>system\nhi<|im_end|>\n".to_owned();
+    let ids = vec![151_644, 8948, 198, 6023, 151_645, 198];
+    assert_eq!(inspected("image", None, body), Ok((Some(expected), ids)));
 }
 
 #[test]

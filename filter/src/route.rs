@@ -4,7 +4,7 @@ use crate::artefacts::Artefacts;
 use crate::state::State;
 use memory::{Memory, Text};
 use prompt::token_data::Splice;
-use prompt::{Body, Piece, Prompt as PromptText, Shape};
+use prompt::{Body, Media, Piece, Prompt as PromptText, Shape};
 use router_core::Millis;
 use router_core::fleet::Pool;
 use router_core::hash::{HashSeed, SequenceHash, local_hashes, sequence_hashes};
@@ -16,6 +16,8 @@ use tokenizer::{EncodeError, Tokenizer};
 
 /// Bytes of a body per token of its prompt, to guess at prompts that are not read.
 const BYTES_PER_TOKEN: u64 = 4;
+/// Tokens of an image or the like, to guess at prompts with such: models make some hundred to some thousand of one.
+const TOKENS_PER_MEDIUM: u64 = 1_000;
 
 /// What is there of a request when it has to be routed.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ pub struct Routed {
     pub blocks: Vec<SequenceHash>,
     /// Length of the prompt in tokens, known or guessed.
     pub input_tokens: u64,
-    /// Whether a response's usage can be held against the prediction: the prompt is known, and is the only one.
+    /// Whether a response's usage can be held against the prediction: all of the prompt is known, and it is the only one.
     pub comparable: bool,
     /// Whether this is the first of several prompts.
     pub is_batch: bool,
@@ -78,9 +80,20 @@ struct Reading {
     known: Result<Blocks, &'static str>,
 }
 
+/// What the known blocks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// Those of the prompt.
+    Prompt,
+    /// Those of the first of several prompts.
+    FirstPrompt,
+    /// The first ones of the prompt, up to its first image or the like.
+    TextBeforeMedia,
+}
+
 struct Blocks {
     hashes: Vec<SequenceHash>,
-    only_prompt: bool,
+    extent: Extent,
     recall: Recall,
     /// Of a prompt that came as text, for workers that want them.
     tokens: Option<Vec<u32>>,
@@ -100,7 +113,13 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         Err(reason) => return passed(reason, seed),
     };
     let loads = state.load.loads(&pool);
+    let extent = reading.known.as_ref().ok().map(|blocks| blocks.extent);
     let prompt = match &reading.known {
+        Ok(blocks) if blocks.extent == Extent::TextBeforeMedia => Prompt::Start {
+            reason: "text_before_media",
+            input_tokens: reading.input_tokens,
+            blocks: &blocks.hashes,
+        },
         Ok(blocks) => Prompt::Known {
             input_tokens: reading.input_tokens,
             blocks: &blocks.hashes,
@@ -115,8 +134,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         Seen::Body(body) if reading.inject_tokens => new_body(body, &reading.known),
         _ => None,
     };
-    let is_batch = reading.known.as_ref().is_ok_and(|blocks| !blocks.only_prompt);
-    let comparable = reading.known.is_ok() && !is_batch && decision.view.is_some();
+    let comparable = extent == Some(Extent::Prompt) && decision.view.is_some();
     let recall = reading.known.as_ref().map(|blocks| blocks.recall).unwrap_or_default();
     Routed {
         decision,
@@ -124,7 +142,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         blocks: reading.known.map(|blocks| blocks.hashes).unwrap_or_default(),
         input_tokens: reading.input_tokens,
         comparable,
-        is_batch,
+        is_batch: extent == Some(Extent::FirstPrompt),
         body,
         recall,
     }
@@ -136,9 +154,9 @@ fn new_body(body: &[u8], known: &Result<Blocks, &'static str>) -> Option<NewBody
         Ok(Blocks {
             tokens: Some(tokens), ..
         }) => Splice::token_data(body, tokens)?.apply(body).map(NewBody::WithTokens),
-        Ok(_) => None,
+        Ok(blocks) if blocks.extent != Extent::TextBeforeMedia => None,
         // A worker cannot tell the client's token ids from ours, and would take them for the prompt.
-        Err(_) => Splice::no_token_data(body)?.apply(body).map(NewBody::WithoutTokens),
+        Ok(_) | Err(_) => Splice::no_token_data(body)?.apply(body).map(NewBody::WithoutTokens),
     }
 }
 
@@ -258,62 +276,84 @@ fn understand(
         template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
     }
     let seed = HashSeed::new(lora, body.cache_salt());
-    let only_prompt = !body.is_batch();
+    let extent = match body.is_batch() {
+        true => Extent::FirstPrompt,
+        false => Extent::Prompt,
+    };
     let (input_tokens, blocks) = match body.prompt(template).map_err(|error| error.reason())? {
         PromptText::Tokens(tokens) => {
             let blocks = Blocks {
                 hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
-                only_prompt,
+                extent,
                 recall: Recall::default(),
                 tokens: None,
             };
-            (tokens.len(), blocks)
+            (tokens.len() as u64, blocks)
         }
         PromptText::Text {
             text,
             add_special_tokens,
+            media,
         } => {
             // That embeddings take them is not known.
-            let want_tokens = pool.inject_tokens && only_prompt && body.shape() != Shape::Embeddings;
-            let text = Text {
-                text: &text,
+            let want_tokens =
+                pool.inject_tokens && extent == Extent::Prompt && media.is_none() && body.shape() != Shape::Embeddings;
+            let known = match media {
+                None => text.len(),
+                // A tokenizer that texts cannot be cut for does not say which ids are settled.
+                Some(media) => tokenizer.cutter().ok_or("multimodal")?.settled(&text, media.before),
+            };
+            let read = memory.read(Text {
+                text: text.get(..known).unwrap_or_default(),
                 add_special_tokens,
+                is_whole: media.is_none(),
                 tokenizer,
                 tokenizer_id: tokenizer_id.0,
                 layout: pool.layout,
                 seed,
                 want_tokens,
-            };
-            let read = memory.read(text).map_err(|error| error.reason())?;
+            });
+            let read = read.map_err(|error| error.reason())?;
             let blocks = Blocks {
                 hashes: read.blocks,
-                only_prompt,
+                extent: media.map_or(extent, |_| Extent::TextBeforeMedia),
                 recall: Recall {
-                    bytes: text.text.len() as u64,
+                    bytes: known as u64,
                     remembered: read.remembered_bytes as u64,
                 },
                 tokens: want_tokens.then_some(read.tokens),
             };
-            (read.input_tokens, blocks)
+            let rest = media.map_or(0, |media| guessed_tokens(text.len().saturating_sub(known), media));
+            ((read.input_tokens as u64).saturating_add(rest), blocks)
         }
         // Not remembered: the memory's texts are tokenized as a whole.
         PromptText::Pieces(pieces) => {
             let tokens = tokens_of(tokenizer, &pieces).map_err(|_| "tokenizer_error")?;
-            let input_tokens = tokens.len();
+            let input_tokens = tokens.len() as u64;
             let blocks = Blocks {
                 hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
-                only_prompt,
+                extent,
                 recall: Recall::default(),
                 tokens: pool.inject_tokens.then_some(tokens),
             };
             (input_tokens, blocks)
         }
     };
+    let nothing_before_media = blocks.extent == Extent::TextBeforeMedia && blocks.hashes.is_empty();
     Ok(Reading {
-        input_tokens: input_tokens as u64,
+        input_tokens,
         inject_tokens: pool.inject_tokens,
-        known: Ok(blocks),
+        known: match nothing_before_media {
+            true => Err("multimodal"),
+            false => Ok(blocks),
+        },
     })
+}
+
+/// A guess at what so many bytes of text with media in it come to.
+fn guessed_tokens(bytes: usize, media: Media) -> u64 {
+    let of_media = (media.count as u64).saturating_mul(TOKENS_PER_MEDIUM);
+    (bytes as u64 / BYTES_PER_TOKEN).saturating_add(of_media)
 }
 
 /// The ids of a prompt that is tokenized piece by piece.

@@ -56,7 +56,7 @@ pub fn our_ids(model: &Model, probe: &Probe) -> Result<Vec<u32>, String> {
     let body = Body::read(probe.shape, &bytes).map_err(|error| error.to_string())?;
     let template = model.template.as_ref().ok().map(|(template, _)| template);
     let prompt = body.prompt(template).map_err(|error| error.to_string())?;
-    model.tokens(prompt).map(|(ids, _)| ids)
+    model.tokens(prompt).map(|tokens| tokens.ids)
 }
 
 /// The first difference; `None` if there is none. `vocabulary` is only asked for if there is one.

@@ -49,6 +49,9 @@ pub struct Text<'a> {
     pub text: &'a str,
     /// Whether the post-processor's tokens (BOS, EOS) come around it.
     pub add_special_tokens: bool,
+    /// Whether a prompt ends where the text does. Else none of the post-processor's tokens come after it; such a text is
+    /// what [`Cutter::settled`] says of a longer one.
+    pub is_whole: bool,
     /// What it is tokenized with.
     pub tokenizer: &'a Tokenizer,
     /// Names the tokenizer: its content's hash.
@@ -98,8 +101,8 @@ impl Memory {
             reading: Reading::default(),
             want_tokens: text.want_tokens,
         };
-        let remembers = self.store.is_on() && text.text.len() <= MAX_TEXT_BYTES;
-        match text.tokenizer.cutter().filter(|_| remembers) {
+        let in_pieces = (self.store.is_on() || !text.is_whole) && text.text.len() <= MAX_TEXT_BYTES;
+        match text.tokenizer.cutter().filter(|_| in_pieces) {
             Some(cutter) => self.read_pieces(&text, cutter, &mut reader)?,
             None => {
                 let mut ids = Vec::new();
@@ -140,9 +143,12 @@ impl Memory {
         let rest = text.text.get(start..).unwrap_or_default();
         cutter.encode_into(rest, start, &mut effort, &mut ids)?;
         reader.take(&ids);
-        reader.take(suffix);
+        if text.is_whole {
+            reader.take(suffix);
+        }
         Ok(())
     }
+
     /// Goes over a piece by what is remembered of it. False if that is not enough, and nothing was done.
     fn recall(&mut self, content: Key, place: Key, reader: &mut Reader) -> bool {
         if reader.want_tokens {

@@ -73,6 +73,7 @@ fn text_of(text: &str, manner: Manner) -> Text<'_> {
     Text {
         text,
         add_special_tokens,
+        is_whole: true,
         tokenizer: &MODELS[model],
         tokenizer_id: [model as u8; 16],
         layout,
@@ -291,4 +292,44 @@ fn a_conversation_that_goes_on_keeps_its_place_among_others() {
     }
     assert!(others < 30 * text.len() / 2, "{others}");
     assert!(memory.bytes() > (1 << 20) / 2);
+}
+
+#[test]
+fn the_start_of_a_prompt_is_read_without_what_comes_after_prompts() {
+    // With a post-processor that adds a token on either side. A byte-level vocabulary has a character for each byte.
+    let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let bytes = (0..256).filter(printable).chain(256..324).filter_map(char::from_u32);
+    let vocab: Vec<_> = bytes
+        .enumerate()
+        .map(|(id, byte)| format!("{:?}:{id}", byte.to_string()))
+        .collect();
+    let flags = r#""single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true"#;
+    let json = format!(
+        r#"{{"version":"2.0","added_tokens":[{{"id":257,"content":"<s>",{flags}}},{{"id":258,"content":"</s>",{flags}}}],
+        "post_processor":{{"type":"TemplateProcessing","single":[{{"ids":[257]}},{{"seq":"A"}},{{"ids":[258]}}],"pair":[{{"seq":"A"}},{{"seq":"B"}}]}},
+        "model":{{"type":"BPE","byte_level":true,"vocab":{{{},"ab":256}},"merges":[["a","b"]]}}}}"#,
+        vocab.join(","),
+    );
+    let tokenizer = build(&json);
+    for budget in [0, 1 << 20] {
+        let mut memory = Memory::new(budget, [1, 2]);
+        for (is_whole, expected) in [(false, vec![257, 256]), (true, vec![257, 256, 258])] {
+            let reading = memory.read(Text {
+                text: "ab",
+                add_special_tokens: true,
+                is_whole,
+                tokenizer: &tokenizer,
+                tokenizer_id: [0; 16],
+                layout: BlockLayout::plain(1).expect("positive"),
+                seed: HashSeed::PLAIN,
+                want_tokens: true,
+            });
+            let reading = reading.expect("reads");
+            assert_eq!(
+                (reading.tokens, reading.input_tokens),
+                (expected.clone(), expected.len()),
+                "{budget}"
+            );
+        }
+    }
 }

@@ -79,10 +79,21 @@ pub enum Prompt<'a> {
     Text {
         text: Cow<'a, str>,
         add_special_tokens: bool,
+        /// `None`: the text is the prompt.
+        media: Option<Media>,
     },
     /// Tokenized one by one.
     Pieces(Vec<Piece>),
     Tokens(Vec<u32>),
+}
+
+/// Images, audio and video in a prompt's text, for which the engine puts tokens that are not known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Media {
+    /// How many there are.
+    pub count: usize,
+    /// Bytes of the text before the first of them.
+    pub before: usize,
 }
 
 /// A part of a prompt that is tokenized by itself.
@@ -220,6 +231,7 @@ impl<'a> Body<'a> {
             Some(Json::String(text)) => Ok(Prompt::Text {
                 text: Cow::Borrowed(text),
                 add_special_tokens: conversation::flag(&self.fields, "add_special_tokens", true)?,
+                media: None,
             }),
             Some(Json::Tokens(tokens)) => Ok(Prompt::Tokens(tokens.clone())),
             None => Err(PromptError::BadField {

@@ -13,7 +13,7 @@ use crate::harmony;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
 use crate::rules::Frontend;
-use crate::template::{ChatTemplate, Request};
+use crate::template::{ChatTemplate, Rendered, Request};
 
 /// The prompt of a request whose `field` holds a conversation. `body_len` is the length of the request in bytes.
 pub(crate) fn prompt(
@@ -26,7 +26,7 @@ pub(crate) fn prompt(
     if template.rules().harmony && template.rules().frontend == Frontend::Vllm {
         return in_harmony(shape, fields, body_len, template).map(Prompt::Pieces);
     }
-    let (text, add_special_tokens) = match shape {
+    let (Rendered { text, media }, add_special_tokens) = match shape {
         Shape::Chat | Shape::Completions => chat(fields, body_len, template)?,
         Shape::Embeddings => embeddings(fields, field, body_len, template)?,
         Shape::Messages => (anthropic::render(fields, body_len, template)?, false),
@@ -36,6 +36,7 @@ pub(crate) fn prompt(
     Ok(Prompt::Text {
         text: Cow::Owned(text),
         add_special_tokens,
+        media,
     })
 }
 
@@ -83,7 +84,7 @@ fn excludes_tools(fields: &Json<'_>, template: &ChatTemplate) -> bool {
     is_none && template.rules().exclude_tools_when_tool_choice_none
 }
 
-fn chat(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<(String, bool), PromptError> {
+fn chat(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<(Rendered, bool), PromptError> {
     let request = Request {
         template: requested_template(fields, template)?,
         messages: array(fields, "messages")?,
@@ -105,7 +106,7 @@ fn embeddings(
     field: &'static str,
     body_len: usize,
     template: &ChatTemplate,
-) -> Result<(String, bool), PromptError> {
+) -> Result<(Rendered, bool), PromptError> {
     let messages = array(fields, field)?;
     if matches!(messages.first(), Some(Json::Array(_))) {
         return Err(PromptError::UnsupportedField(field));

@@ -39,7 +39,8 @@ pub enum PromptError {
     /// Well-formed, but its effect on the prompt is not modelled here.
     #[error("`{0}` changes the prompt in a way that is not supported")]
     UnsupportedField(&'static str),
-    #[error("content part of type `{0}`: only text is supported")]
+    /// A part that is no text and whose place in the prompt is not known.
+    #[error("where {0} stands in the prompt is not known")]
     Multimodal(String),
     /// See [`Json::Inexact`](crate::json::Json::Inexact).
     #[error("a number in the prompt is beyond 64 bits or is a negative zero")]

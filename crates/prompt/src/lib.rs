@@ -7,6 +7,7 @@
 //! - [`json`] reads JSON, borrowing from the body;
 //! - [`body`] picks the fields out of it and names what is wrong;
 //! - `conversation` makes chat messages of the other shapes' conversations, and `messages` normalises messages and tools as vLLM does before it renders them;
+//! - `media` tells what of a prompt stands before its images, audio and video;
 //! - `harmony` writes gpt-oss's prompts, which vLLM makes without a template;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
 //! - [`token_data`] puts token ids into the body, for workers that take them;
@@ -30,6 +31,7 @@ mod conversation;
 mod error;
 mod harmony;
 pub mod json;
+mod media;
 mod messages;
 mod model_text;
 mod python;
@@ -38,7 +40,7 @@ pub mod template;
 pub mod token_data;
 pub mod usage;
 
-pub use body::{Body, Piece, Prompt, Shape};
+pub use body::{Body, Media, Piece, Prompt, Shape};
 pub use error::{BodyError, PromptError};
 pub use model_text::{ModelText, ModelTextError};
 pub use rules::{Frontend, Rules};

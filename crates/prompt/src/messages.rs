@@ -11,6 +11,7 @@ use minijinja::Value;
 
 use crate::error::PromptError;
 use crate::json::Json;
+use crate::media::{EMBEDDINGS, MARK, Medium, StandIn, UNKNOWN, unknown_part};
 use crate::python;
 
 /// How a template wants the content of a message.
@@ -35,6 +36,8 @@ pub(crate) enum KeyOrder {
 pub(crate) struct Message<'a> {
     role: &'a str,
     content: Content<'a>,
+    /// How many images and the like the content holds.
+    pub(crate) media: usize,
     /// All other keys, in vLLM's order.
     rest: Vec<(&'static str, Value)>,
 }
@@ -47,6 +50,7 @@ enum Content<'a> {
 enum Part<'a> {
     Text(Cow<'a, str>),
     ToolReference(&'a str),
+    Medium(Medium),
 }
 
 /// Reads the messages of a request.
@@ -54,20 +58,30 @@ pub(crate) fn conversation<'a>(
     messages: &'a [Json<'_>],
     format: ContentFormat,
     order: KeyOrder,
+    stand_in: StandIn,
 ) -> Result<Vec<Message<'a>>, PromptError> {
     messages
         .iter()
-        .map(|message| Message::read(message, format, order))
+        .map(|message| Message::read(message, format, order, stand_in))
         .collect()
 }
 
 impl<'a> Message<'a> {
-    fn read(message: &'a Json<'_>, format: ContentFormat, order: KeyOrder) -> Result<Self, PromptError> {
+    fn read(
+        message: &'a Json<'_>,
+        format: ContentFormat,
+        order: KeyOrder,
+        stand_in: StandIn,
+    ) -> Result<Self, PromptError> {
         let role = message
             .get("role")
             .and_then(Json::as_str)
             .ok_or_else(|| bad("has no `role`"))?;
-        let parts = read_content(message.get_set("content"))?;
+        let mut parts = read_content(message.get_set("content"))?;
+        let media = parts.iter().filter(|part| matches!(part, Part::Medium(_))).count();
+        if media > 0 {
+            parts = with_stand_ins(parts, format, stand_in);
+        }
         let content = match format {
             ContentFormat::Text => Content::Text(joined(parts)),
             // A list of texts is undone again for tool results, which most templates take as strings only.
@@ -105,7 +119,12 @@ impl<'a> Message<'a> {
         if role == "developer" {
             rest.push(("tools", message.get_set("tools").map_or(Ok(Value::from(())), value)?));
         }
-        Ok(Self { role, content, rest })
+        Ok(Self {
+            role,
+            content,
+            media,
+            rest,
+        })
     }
 
     /// Appends `tag` to the last text of the content and returns that text as it was; `None` if there is no text.
@@ -114,7 +133,7 @@ impl<'a> Message<'a> {
             Content::Text(text) => text,
             Content::Parts(parts) => parts.iter_mut().rev().find_map(|part| match part {
                 Part::Text(text) => Some(text),
-                Part::ToolReference(_) => None,
+                Part::ToolReference(_) | Part::Medium(_) => None,
             })?,
         };
         let before = text.to_string();
@@ -137,6 +156,7 @@ impl Part<'_> {
         match self {
             Self::Text(text) => text,
             Self::ToolReference(name) => name,
+            Self::Medium(_) => "",
         }
     }
 
@@ -146,8 +166,31 @@ impl Part<'_> {
             Self::ToolReference(name) => {
                 Value::from_pairs([("type", Value::from("tool_reference")), ("name", Value::from(name))])
             }
+            Self::Medium(medium) => Value::from_pairs([("type", medium.part_type())]),
         }
     }
+}
+
+/// Parts with what stands in for media; only templates that take parts can be left with a [`Part::Medium`].
+fn with_stand_ins(parts: Vec<Part<'_>>, format: ContentFormat, stand_in: StandIn) -> Vec<Part<'_>> {
+    let (mut first, mut rest) = (Vec::new(), Vec::with_capacity(parts.len()));
+    for part in parts {
+        let text = match (&part, stand_in, format) {
+            (Part::Medium(_), StandIn::Mark, _) => MARK,
+            (Part::Medium(Medium::Embeddings), StandIn::Engine, _) => EMBEDDINGS,
+            (Part::Medium(_), StandIn::Engine, ContentFormat::Text) => {
+                first.push(Part::Text(Cow::Borrowed(UNKNOWN)));
+                continue;
+            }
+            _ => {
+                rest.push(part);
+                continue;
+            }
+        };
+        rest.push(Part::Text(Cow::Borrowed(text)));
+    }
+    first.append(&mut rest);
+    first
 }
 
 /// Empty texts are dropped: vLLM keeps a part only if its text is true in Python's sense.
@@ -182,6 +225,9 @@ fn read_part<'a>(part: &'a Json<'_>) -> Result<Option<Part<'a>>, PromptError> {
     if let Json::String(text) = part {
         return Ok(Some(Part::Text(Cow::Borrowed(text))));
     }
+    if let Some(medium) = Medium::of_part(part) {
+        return Ok(Some(Part::Medium(medium)));
+    }
     let kind = part
         .get("type")
         .and_then(Json::as_str)
@@ -191,7 +237,7 @@ fn read_part<'a>(part: &'a Json<'_>) -> Result<Option<Part<'a>>, PromptError> {
         "refusal" => "refusal",
         "thinking" => "thinking",
         "tool_reference" => "name",
-        other => return Err(PromptError::Multimodal(other.chars().take(64).collect())),
+        other => return Err(unknown_part(other)),
     };
     match part.get_set(field) {
         Some(Json::String(name)) if kind == "tool_reference" => Ok(Some(Part::ToolReference(name))),

@@ -21,6 +21,8 @@ pub struct Rules {
     pub frontend: Frontend,
     /// The model is gpt-oss, which vLLM renders without a template: see [`harmony`](crate::harmony).
     pub harmony: bool,
+    /// The model's images stand before all text, wherever the request has them.
+    pub images_first: bool,
     /// Tools are left out of the prompt where `tool_choice` is `none`.
     pub exclude_tools_when_tool_choice_none: bool,
     /// Variables of the template, where a request does not set them.

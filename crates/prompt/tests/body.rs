@@ -23,6 +23,7 @@ fn chat(body: &str) -> Result<String, PromptError> {
         Prompt::Text {
             text,
             add_special_tokens: false,
+            media: None,
         } => Ok(text.into_owned()),
         other => panic!("{other:?}"),
     }
@@ -34,9 +35,11 @@ fn completion(body: &str) -> Result<Prompt<'static>, PromptError> {
         Prompt::Text {
             text,
             add_special_tokens,
+            media,
         } => Prompt::Text {
             text: text.into_owned().into(),
             add_special_tokens,
+            media,
         },
         Prompt::Pieces(pieces) => Prompt::Pieces(pieces),
         Prompt::Tokens(tokens) => Prompt::Tokens(tokens),
@@ -141,6 +144,7 @@ fn completion_prompts() {
     let text = |text: &str, add_special_tokens| Prompt::Text {
         text: text.to_owned().into(),
         add_special_tokens,
+        media: None,
     };
     for (body, prompt) in [
         (r#"{"prompt":"x\n"}"#, text("x\n", true)),
@@ -215,10 +219,10 @@ fn messages_that_give_no_prompt() {
         (r#"{"role":"user","content":[1]}"#, "bad_field"),
         (r#"{"role":"user","content":[{"text":"x"}]}"#, "bad_field"),
         (
-            r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}"#,
+            r#"{"role":"user","content":[{"type":"image","image":"x"}]}"#,
             "multimodal",
         ),
-        (r#"{"role":"user","content":[{"type":"input_audio"}]}"#, "multimodal"),
+        (r#"{"role":"user","content":[{"type":"file"}]}"#, "multimodal"),
         (r#"{"role":"assistant","tool_calls":{}}"#, "bad_field"),
         (r#"{"role":"assistant","tool_calls":[{"id":"x"}]}"#, "bad_field"),
         (

@@ -28,6 +28,7 @@ fn render(template: &ChatTemplate, body: &str) -> Result<String, String> {
         Prompt::Text {
             text,
             add_special_tokens: false,
+            media: None,
         } => Ok(text.into_owned()),
         other => panic!("{other:?}"),
     }

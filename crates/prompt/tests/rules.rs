@@ -111,3 +111,18 @@ fn many_templates_of_requests_are_each_themselves() {
         }
     }
 }
+
+#[test]
+fn where_images_come_first_nothing_stands_before_them() {
+    let image = json!({"type": "image_url", "image_url": {"url": "x"}});
+    let body = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
+    for (images_first, expected) in [(false, None), (true, Some("multimodal"))] {
+        let rules = Rules {
+            images_first,
+            ..Rules::default()
+        };
+        let with_image = render(&rules, Shape::Chat, &body(json!([image])));
+        assert_eq!(with_image.err(), expected);
+        assert!(render(&rules, Shape::Chat, &body(json!("x"))).is_ok());
+    }
+}

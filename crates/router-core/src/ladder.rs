@@ -28,13 +28,13 @@ impl Rung {
     }
 }
 
-/// Where a pick landed on the ladder and why. `reason` is `"ok"` on the highest rung, else a short snake_case
-/// label that metrics count by.
+/// Where a pick landed on the ladder and why. `reason` is `"ok"` where nothing was missing, else a short snake_case label
+/// that metrics count by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Footing {
     /// The rung.
     pub rung: Rung,
-    /// Why it is not a higher one.
+    /// Why it rests on no more than that.
     pub reason: &'static str,
 }
 
@@ -44,6 +44,14 @@ impl Footing {
         rung: Rung::Exact,
         reason: "ok",
     };
+
+    /// The highest rung, with the first blocks of the prompt only, for `reason`.
+    pub const fn exact(reason: &'static str) -> Self {
+        Self {
+            rung: Rung::Exact,
+            reason,
+        }
+    }
 
     /// The load rung, for `reason`.
     pub const fn load(reason: &'static str) -> Self {

@@ -35,6 +35,15 @@ pub enum Prompt<'a> {
         /// Of the full blocks, from the root on.
         blocks: &'a [SequenceHash],
     },
+    /// Its first blocks are known exactly, and nothing of the others.
+    Start {
+        /// Why no more is known, as a metric label.
+        reason: &'static str,
+        /// A guess at its length in tokens.
+        input_tokens: u64,
+        /// Of the blocks that are known, from the root on.
+        blocks: &'a [SequenceHash],
+    },
     /// It could not be read, rendered or tokenized; the pick rests on load.
     Unknown {
         /// Why, as a metric label.
@@ -263,18 +272,13 @@ impl Router {
             };
         };
         let (footing, blocks, input_tokens) = match prompt {
+            Prompt::Known { input_tokens, blocks } => (self.footing(pool, now, Footing::EXACT), blocks, input_tokens),
+            Prompt::Start {
+                reason,
+                input_tokens,
+                blocks,
+            } => (self.footing(pool, now, Footing::exact(reason)), blocks, input_tokens),
             Prompt::Unknown { reason, input_tokens } => (Footing::load(reason), &[][..], input_tokens),
-            Prompt::Known { input_tokens, blocks } => {
-                let footing = match self.exactness(pool, now) {
-                    Ok(Rung::Exact) => Footing::EXACT,
-                    Ok(rung) => Footing {
-                        rung,
-                        reason: self.stale_reason(),
-                    },
-                    Err(reason) => Footing::load(reason),
-                };
-                (footing, blocks, input_tokens)
-            }
         };
         let reads_view = matches!(footing.rung, Rung::Exact | Rung::Stale);
         let overlaps = if reads_view {
@@ -290,6 +294,18 @@ impl Router {
             order: rank(&costs, state.pool.temperature, seed),
             view: state.replica.position().filter(|_| reads_view),
             seed,
+        }
+    }
+
+    /// Where a prompt lands whose blocks are known as far as `best` says.
+    fn footing(&self, pool: &str, now: Millis, best: Footing) -> Footing {
+        match self.exactness(pool, now) {
+            Ok(Rung::Exact) => best,
+            Ok(rung) => Footing {
+                rung,
+                reason: self.stale_reason(),
+            },
+            Err(reason) => Footing::load(reason),
         }
     }
 

@@ -214,6 +214,12 @@ impl<'t> Cutter<'t> {
         self.flat.cuts(text)
     }
 
+    /// How much of `text` has ids of its own, if only its first `known` bytes are known: those ids are the first ones of
+    /// the text whatever follows. (`text` goes on to show whether an added token stands there.) 0 if that cannot be told.
+    pub fn settled(self, text: &str, known: usize) -> usize {
+        self.flat.last_cut(text, known)
+    }
+
     /// What a text of so many bytes may take.
     pub fn effort(self, bytes: usize) -> Effort {
         self.flat.effort(bytes)

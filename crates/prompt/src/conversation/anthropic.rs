@@ -7,13 +7,14 @@ use crate::body::Piece;
 use crate::error::PromptError;
 use crate::harmony;
 use crate::json::Json;
+use crate::media::unknown_part;
 use crate::messages::{self, KeyOrder};
-use crate::template::{ChatTemplate, Request};
+use crate::template::{ChatTemplate, Rendered, Request};
 
 /// Claude Code's attribution, different in each request, starts with this; it does not reach the prompt.
 const BILLING_HEADER: &str = "x-anthropic-billing-header";
 
-pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<String, PromptError> {
+pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<Rendered, PromptError> {
     refuse(fields, &["chat_template"])?;
     let messages = chat_messages(fields, template.wants_system_first())?;
     let effort = reasoning_effort(fields, template)?;
@@ -190,9 +191,10 @@ impl<'r> Parts<'r> {
                 }
             },
             "redacted_thinking" | "tool_reference" => {}
-            "image" if block.get_set("source").is_none() => {}
+            "image" if block.get_set("source").is_none_or(is_empty) => {}
             "tool_addition" | "tool_removal" => return Err(PromptError::UnsupportedField("tool_addition")),
-            other => return Err(PromptError::Multimodal(other.chars().take(64).collect())),
+            "image" => self.content.push(image_part()),
+            other => return Err(unknown_part(other)),
         }
         Ok(())
     }
@@ -200,6 +202,20 @@ impl<'r> Parts<'r> {
 
 fn text_part(shown: &str) -> Json<'_> {
     object([("type", text("text")), ("text", text(shown))])
+}
+
+/// An image in a chat message. Which one it is does not matter.
+fn image_part() -> Json<'static> {
+    object([("type", text("image_url"))])
+}
+
+fn is_empty(source: &Json<'_>) -> bool {
+    matches!(source, Json::Object(entries) if entries.is_empty())
+}
+
+fn is_empty_url(source: &Json<'_>) -> bool {
+    let text_of = |key| source.get(key).and_then(Json::as_str).unwrap_or_default();
+    text_of("type") == "url" && text_of("url").is_empty()
 }
 
 fn tool_call<'r>(block: &'r Json<'_>) -> Result<Json<'r>, PromptError> {
@@ -220,10 +236,10 @@ fn tool_call<'r>(block: &'r Json<'_>) -> Result<Json<'r>, PromptError> {
     ]))
 }
 
-/// `_convert_user_tool_result`.
+/// `_convert_user_tool_result`. Images of a result come in a message of their own.
 fn tool_result<'r>(block: &'r Json<'_>, converted: &mut Vec<Json<'r>>) -> Result<(), PromptError> {
     let id = block.get("tool_use_id").and_then(Json::as_str).unwrap_or_default();
-    let mut references = Vec::new();
+    let (mut images, mut references) = (Vec::new(), Vec::new());
     let content = match block.get_set("content") {
         None => Cow::Borrowed(""),
         Some(Json::String(content)) => Cow::Borrowed(&**content),
@@ -233,7 +249,8 @@ fn tool_result<'r>(block: &'r Json<'_>, converted: &mut Vec<Json<'r>>) -> Result
                 match item.get("type").and_then(Json::as_str) {
                     Some("text") if item.get("text").is_none() => texts.push(""),
                     Some("text") => texts.push(required(item, "text", "messages")?),
-                    Some("image") => return Err(PromptError::Multimodal("image".to_owned())),
+                    Some("image") if item.get("source").is_some_and(is_empty_url) => {}
+                    Some("image") => images.push(image_part()),
                     Some("tool_reference") => {
                         let name = |key| item.get(key).and_then(Json::as_str).filter(|name| !name.is_empty());
                         if let Some(name) = name("tool_name").or_else(|| name("name")) {
@@ -249,6 +266,9 @@ fn tool_result<'r>(block: &'r Json<'_>, converted: &mut Vec<Json<'r>>) -> Result
     };
     let message = |content| object([("role", text("tool")), ("tool_call_id", text(id)), ("content", content)]);
     converted.push(message(Json::String(content)));
+    if !images.is_empty() {
+        converted.push(object([("role", text("user")), ("content", Json::Array(images))]));
+    }
     if !references.is_empty() {
         converted.push(message(Json::Array(references)));
     }

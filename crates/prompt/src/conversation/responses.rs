@@ -7,7 +7,7 @@ use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, requi
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
-use crate::template::{ChatTemplate, Request};
+use crate::template::{ChatTemplate, Rendered, Request};
 
 /// Fields whose effect is not modelled.
 pub(super) fn refuse_unknown(fields: &Json<'_>) -> Result<(), PromptError> {
@@ -20,7 +20,7 @@ pub(super) fn refuse_unknown(fields: &Json<'_>) -> Result<(), PromptError> {
     }
 }
 
-pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<String, PromptError> {
+pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<Rendered, PromptError> {
     refuse_unknown(fields)?;
     let messages = chat_messages(fields)?;
     let continued = is_continued(fields);

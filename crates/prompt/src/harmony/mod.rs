@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use crate::body::Piece;
 use crate::error::PromptError;
 use crate::json::Json;
+use crate::media::unknown_part;
 use crate::python::strftime;
 
 pub(crate) use chat::{Chat, rendered as chat};
@@ -223,7 +224,7 @@ fn only_text<'r>(part: &'r Json<'_>) -> Result<Option<&'r str>, PromptError> {
     match part.get("type").and_then(Json::as_str) {
         Some("text" | "input_text" | "output_text" | "reasoning_text" | "refusal" | "thinking" | "tool_reference")
         | None => Ok(part.get("text").and_then(Json::as_str)),
-        Some(other) => Err(PromptError::Multimodal(other.chars().take(64).collect())),
+        Some(other) => Err(unknown_part(other)),
     }
 }
 

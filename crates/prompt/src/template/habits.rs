@@ -73,6 +73,6 @@ impl ChatTemplate {
             add_generation_prompt: true,
             continue_final_message: false,
         };
-        self.render(&request, 0).ok()
+        self.render(&request, 0).ok().map(|rendered| rendered.text)
     }
 }

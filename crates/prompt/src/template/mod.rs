@@ -18,8 +18,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 
+use crate::body::Media;
 use crate::error::PromptError;
 use crate::json::Json;
+use crate::media::{self, StandIn};
 pub use crate::messages::ContentFormat;
 use crate::messages::{self, KeyOrder};
 use crate::model_text::ModelText;
@@ -99,6 +101,14 @@ pub(crate) struct Request<'r, 'a> {
     pub(crate) continue_final_message: bool,
 }
 
+/// What a template wrote.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// `None`: there are none in the conversation.
+    pub(crate) media: Option<Media>,
+}
+
 impl ChatTemplate {
     /// Compiles a model's templates.
     pub fn compile(text: &ModelText) -> Result<Self, TemplateError> {
@@ -160,8 +170,9 @@ impl ChatTemplate {
             .map_or(ContentFormat::Text, |default| default.format)
     }
 
-    /// Renders a conversation. `body_len` is the length of the request in bytes, to which the limits are scaled.
-    pub(crate) fn render(&self, request: &Request<'_, '_>, body_len: usize) -> Result<String, PromptError> {
+    /// Renders a conversation, twice if there are media in it. `body_len` is the length of the request in bytes, to which
+    /// the limits of each rendering are scaled.
+    pub(crate) fn render(&self, request: &Request<'_, '_>, body_len: usize) -> Result<Rendered, PromptError> {
         let requested;
         let compiled = match (request.template, &self.tool_use, &self.default) {
             (Some(source), ..) => {
@@ -172,7 +183,32 @@ impl ChatTemplate {
             (.., Some(default)) => default,
             (.., None) => return Err(PromptError::NoTemplate),
         };
-        let mut messages = messages::conversation(request.messages, compiled.format, request.key_order)?;
+        let (text, count) = self.render_with(StandIn::Engine, request, compiled, body_len)?;
+        let media = match count {
+            0 => None,
+            _ if self.rules.images_first => {
+                let before_all = "an image, before all text with this model,";
+                return Err(PromptError::Multimodal(before_all.to_owned()));
+            }
+            count => {
+                let (marked, _) = self.render_with(StandIn::Mark, request, compiled, body_len)?;
+                let before = media::known_bytes(&text, &marked, compiled.format)?;
+                Some(Media { count, before })
+            }
+        };
+        Ok(Rendered { text, media })
+    }
+
+    /// Renders a conversation with something in place of its media; returns how many those are, too.
+    fn render_with(
+        &self,
+        stand_in: StandIn,
+        request: &Request<'_, '_>,
+        compiled: &Compiled,
+        body_len: usize,
+    ) -> Result<(String, usize), PromptError> {
+        let mut messages = messages::conversation(request.messages, compiled.format, request.key_order, stand_in)?;
+        let media = messages.iter().map(|message| message.media).sum();
         let continued = request
             .continue_final_message
             .then(|| continued_text(request, &mut messages))
@@ -183,8 +219,8 @@ impl ChatTemplate {
         )?;
         let text = compiled.render(variables, body_len)?;
         match continued {
-            None => Ok(text),
-            Some(final_text) => cut_at_tag(text, &final_text),
+            None => Ok((text, media)),
+            Some(final_text) => Ok((cut_at_tag(text, &final_text)?, media)),
         }
     }
 

@@ -188,9 +188,10 @@ fn plain_cut(text: &[u8], from: usize, end: usize, plain: Plain) -> Option<usize
     }
     let mut rest = text.get(from..end)?;
     while let Some([before, after @ ..]) = rest.first_chunk::<{ BEFORE + AFTER }>() {
+        let [first, second, ..] = *after;
         let hash = u64::from_le_bytes(*after).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // First, as nearly all places fail it.
-        if (cfg!(test) || hash.leading_zeros() >= BITS) && may_cut(*before, *after, plain) {
+        if (cfg!(test) || hash.leading_zeros() >= BITS) && may_cut(*before, first, second, plain) {
             return Some(end.wrapping_sub(rest.len()).wrapping_add(BEFORE));
         }
         rest = rest.get(1..)?;
@@ -198,8 +199,47 @@ fn plain_cut(text: &[u8], from: usize, end: usize, plain: Plain) -> Option<usize
     None
 }
 
+/// The last place up to `limit` where `text` may be cut, so that the ids before it are the same whatever stands from
+/// `limit` on; 0 if there is none. Unlike [`Cuts`], it passes no place over.
+pub(super) fn last_cut(text: &str, limit: usize, added: &AddedVocabulary, rules: Rules) -> usize {
+    let mut last = 0;
+    if !rules.tokens {
+        return last;
+    }
+    for segment in SpecialSegmentIterator::new(text, added, false, false) {
+        let Segment::Text {
+            text: between,
+            input_offset: start,
+        } = segment
+        else {
+            continue;
+        };
+        if start >= limit {
+            break;
+        }
+        let end = start.saturating_add(between.len());
+        last = if end <= limit && end < text.len() {
+            end
+        } else {
+            last_plain_cut(text.as_bytes(), start, limit, rules.plain).unwrap_or(last)
+        };
+    }
+    last
+}
+
+/// The last place to cut after `from` that is known to be one by the text up to `limit`.
+fn last_plain_cut(text: &[u8], from: usize, limit: usize, plain: Plain) -> Option<usize> {
+    if plain == Plain::Nowhere {
+        return None;
+    }
+    let mut windows = text.get(from..limit)?.windows(BEFORE + 2);
+    let place = windows
+        .rposition(|window| matches!(*window, [before, first, second] if may_cut(before, first, second, plain)))?;
+    Some(from.saturating_add(place).saturating_add(BEFORE))
+}
+
 #[cold]
-fn may_cut(before: u8, [first, second, ..]: [u8; AFTER], plain: Plain) -> bool {
+fn may_cut(before: u8, first: u8, second: u8, plain: Plain) -> bool {
     match (before, first) {
         (_, b' ') => before.is_ascii_alphabetic() && second.is_ascii_alphabetic(),
         // The first bytes of U+4000 to U+9FFF, all of them ideographs or hexagrams.

@@ -81,6 +81,11 @@ impl Flat {
         Cuts::new(text, &self.added, self.rules)
     }
 
+    /// The last place up to `limit` where `text` may be cut.
+    pub(crate) fn last_cut(&self, text: &str, limit: usize) -> usize {
+        cuts::last_cut(text, limit, &self.added, self.rules)
+    }
+
     /// Appends the ids of `text`, which stands at `offset` of a whole text, in bytes.
     pub(crate) fn encode(
         &self,

@@ -148,6 +148,60 @@ proptest! {
     }
 }
 
+/// The ids up to a place, without those that come after a text.
+fn up_to(model: &Tokenizer, text: &str) -> Vec<u32> {
+    let cutter = model.cutter().expect("flat");
+    let mut ids = cutter.prefix().to_vec();
+    cutter
+        .encode_into(text, 0, &mut Effort::unbounded(), &mut ids)
+        .expect("encodes");
+    ids
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn settled_ids_are_the_first_ones_whatever_follows(known in texts(), next in texts(), other in texts()) {
+        for model in MODELS.iter() {
+            // A character that is in no added token, so that none goes across.
+            let text = format!("{known}\u{fdd0}{next}");
+            let settled = model.cutter().expect("flat").settled(&text, known.len());
+            let ids = up_to(model, &text[..settled]);
+            for whole in [whole(model, &text), whole(model, &format!("{known}{other}")), whole(model, &known)] {
+                prop_assert!(settled == 0 || whole.starts_with(&ids), "{settled}");
+            }
+        }
+    }
+}
+
+#[test]
+fn texts_are_settled_up_to_the_last_place() {
+    let qwen = &MODELS[0];
+    for (known, next, expected) in [
+        ("<|im_start|>user\nWhat is in it? Tell", " me", 27),
+        ("<|im_start|>user\nWhat is in it? Tell", "<|vision_start|>", 36),
+        ("<|im_end|>\n<|im_start|>user\n", "x", 11),
+        ("<|im_end|>\n<|im_start|>user\n", "<|vision_start|>", 28),
+        ("<|im_end|>\n<|im_start|>", "<|vision_start|>", 11),
+        ("Tell m", "e", 4),
+        ("Tell ", "me", 0),
+        ("Tell me", "", 4),
+        ("", "Tell me", 0),
+    ] {
+        let text = format!("{known}{next}");
+        let cutter = qwen.cutter().expect("flat");
+        assert_eq!(cutter.settled(&text, known.len()), expected, "{text:?}");
+    }
+    let whole_words = MODELS
+        .iter()
+        .find(|model| model.cutter().is_some_and(|cutter| cutter.settled("a <|a|> b", 9) == 0));
+    assert!(
+        whole_words.is_some(),
+        "a token that looks at what follows settles nothing"
+    );
+}
+
 fn cuts(model: &Tokenizer, text: &str) -> Vec<usize> {
     model.cutter().expect("flat").cuts(text).collect()
 }
