@@ -34,7 +34,7 @@ fn config(endpoint: &str) -> EtcdConfig {
 
 /// A port through which etcd is reached, or not.
 async fn relay(etcd: &Etcd) -> (Relay, String) {
-    let relay = Relay::start(etcd.address()).await.unwrap();
+    let relay = Relay::start(etcd.api.address()).await.unwrap();
     let endpoint = relay.endpoint().replace("tcp:", "http:");
     (relay, endpoint)
 }
@@ -88,30 +88,30 @@ async fn all_records_are_read_and_followed() {
     for number in 0..70 {
         for bucket in buckets {
             let key = format!("{bucket}dynamo/{number}");
-            etcd.put(&key, &format!("{number}")).await.unwrap();
+            etcd.api.put(&key, &format!("{number}")).await.unwrap();
             expected.insert(key, number.to_string().into_bytes());
         }
     }
     for other in ["v1/instances", "v1/instances0", "v1/loras/a", "v1/mdcx/a", "a", "w"] {
-        etcd.put(other, "of no use").await.unwrap();
+        etcd.api.put(other, "of no use").await.unwrap();
     }
-    etcd.put("v1/mdc/long", &"x".repeat((1 << 20) + 1)).await.unwrap();
-    let mut told = Told::of(config(&format!("http://{}", etcd.address())));
+    etcd.api.put("v1/mdc/long", &"x".repeat((1 << 20) + 1)).await.unwrap();
+    let mut told = Told::of(config(&format!("http://{}", etcd.api.address())));
     assert_eq!(told.next().await, Change::All(expected));
 
     let key = "v1/mdc/dynamo/new";
-    etcd.put(key, "first").await.unwrap();
+    etcd.api.put(key, "first").await.unwrap();
     assert_eq!(told.next().await, Change::Put(key.into(), "first".into()));
-    etcd.put("v1/loras/b", "of no use").await.unwrap();
-    etcd.put(key, "second").await.unwrap();
+    etcd.api.put("v1/loras/b", "of no use").await.unwrap();
+    etcd.api.put(key, "second").await.unwrap();
     assert_eq!(told.next().await, Change::Put(key.into(), "second".into()));
-    etcd.delete(key).await.unwrap();
+    etcd.api.delete(key).await.unwrap();
     assert_eq!(told.next().await, Change::Delete(key.into()));
 
     // A record whose owner is dead.
-    let lease = etcd.call("/v3/lease/grant", &json!({"TTL": 1})).await.unwrap();
+    let lease = etcd.api.call("/v3/lease/grant", &json!({"TTL": 1})).await.unwrap();
     let record = json!({"key": "djEvbWRjL2xlYXNlZA==", "value": "eA==", "lease": lease["ID"]});
-    etcd.call("/v3/kv/put", &record).await.unwrap();
+    etcd.api.call("/v3/kv/put", &record).await.unwrap();
     assert_eq!(told.next().await, Change::Put("v1/mdc/leased".into(), "x".into()));
     assert_eq!(told.next().await, Change::Delete("v1/mdc/leased".into()));
 }
@@ -120,7 +120,7 @@ async fn all_records_are_read_and_followed() {
 #[ignore = "needs etcd: scripts/setup interop"]
 async fn an_etcd_that_was_lost_is_read_anew() {
     let mut etcd = Etcd::start(&scratch("lost")).await.unwrap();
-    etcd.put("v1/mdc/a", "1").await.unwrap();
+    etcd.api.put("v1/mdc/a", "1").await.unwrap();
     let (relay, endpoint) = relay(&etcd).await;
     let mut told = Told::of(config(&endpoint));
     assert_eq!(told.next().await, all([("v1/mdc/a", "1")]));
@@ -133,18 +133,18 @@ async fn an_etcd_that_was_lost_is_read_anew() {
     // Cut off while much happens, of which etcd forgets the history.
     relay.set(Wire::Cut);
     told.lost().await;
-    etcd.put("v1/mdc/b", "1").await.unwrap();
-    etcd.delete("v1/mdc/a").await.unwrap();
-    etcd.put("v1/mdc/b", "2").await.unwrap();
-    let answer = etcd.call("/v3/kv/range", &json!({"key": "AA=="})).await.unwrap();
+    etcd.api.put("v1/mdc/b", "1").await.unwrap();
+    etcd.api.delete("v1/mdc/a").await.unwrap();
+    etcd.api.put("v1/mdc/b", "2").await.unwrap();
+    let answer = etcd.api.call("/v3/kv/range", &json!({"key": "AA=="})).await.unwrap();
     let compaction = json!({"revision": answer["header"]["revision"], "physical": true});
-    etcd.call("/v3/kv/compaction", &compaction).await.unwrap();
+    etcd.api.call("/v3/kv/compaction", &compaction).await.unwrap();
     relay.set(Wire::Whole);
     assert_eq!(told.next_but_lost().await, all([("v1/mdc/b", "2")]));
 
     // Nothing comes any more, and nobody says so.
     relay.set(Wire::Stalled);
-    etcd.put("v1/mdc/b", "3").await.unwrap();
+    etcd.api.put("v1/mdc/b", "3").await.unwrap();
     told.lost().await;
     relay.set(Wire::Whole);
     assert_eq!(told.next_but_lost().await, all([("v1/mdc/b", "3")]));
@@ -152,7 +152,7 @@ async fn an_etcd_that_was_lost_is_read_anew() {
     etcd.restart_empty().await.unwrap();
     told.lost().await;
     assert_eq!(told.next_but_lost().await, all([]));
-    etcd.put("v1/mdc/c", "1").await.unwrap();
+    etcd.api.put("v1/mdc/c", "1").await.unwrap();
     assert_eq!(told.next().await, Change::Put("v1/mdc/c".into(), "1".into()));
 }
 
@@ -160,7 +160,7 @@ async fn an_etcd_that_was_lost_is_read_anew() {
 #[ignore = "needs etcd: scripts/setup interop"]
 async fn another_member_is_asked_when_one_is_gone() {
     let etcd = Etcd::start(&scratch("members")).await.unwrap();
-    etcd.put("v1/mdc/a", "1").await.unwrap();
+    etcd.api.put("v1/mdc/a", "1").await.unwrap();
     let (first, first_endpoint) = relay(&etcd).await;
     let (_second, second_endpoint) = relay(&etcd).await;
     let mut told = Told::of(EtcdConfig {
@@ -177,30 +177,35 @@ async fn another_member_is_asked_when_one_is_gone() {
 #[ignore = "needs etcd: scripts/setup interop"]
 async fn users_log_in_with_their_passwords() {
     let etcd = Etcd::start(&scratch("users")).await.unwrap();
-    etcd.put("v1/mdc/a", "1").await.unwrap();
+    etcd.api.put("v1/mdc/a", "1").await.unwrap();
     // Enabling needs a root. The other one may read what Dynamo writes: "v1/" and up to "v10".
     let root = json!({"name": "root", "password": "of the root"});
-    etcd.call("/v3/auth/user/add", &root).await.unwrap();
-    etcd.call("/v3/auth/user/grant", &json!({"user": "root", "role": "root"}))
+    etcd.api.call("/v3/auth/user/add", &root).await.unwrap();
+    etcd.api
+        .call("/v3/auth/user/grant", &json!({"user": "root", "role": "root"}))
         .await
         .unwrap();
     let reader = json!({"name": "reader", "password": "of the reader"});
-    etcd.call("/v3/auth/user/add", &reader).await.unwrap();
-    etcd.call("/v3/auth/role/add", &json!({"name": "reads"})).await.unwrap();
-    let permission = json!({"permType": "READ", "key": "djEv", "range_end": "djEw"});
-    let grant = json!({"name": "reads", "perm": permission});
-    etcd.call("/v3/auth/role/grant", &grant).await.unwrap();
-    etcd.call("/v3/auth/user/grant", &json!({"user": "reader", "role": "reads"}))
+    etcd.api.call("/v3/auth/user/add", &reader).await.unwrap();
+    etcd.api
+        .call("/v3/auth/role/add", &json!({"name": "reads"}))
         .await
         .unwrap();
-    etcd.call("/v3/auth/enable", &json!({})).await.unwrap();
+    let permission = json!({"permType": "READ", "key": "djEv", "range_end": "djEw"});
+    let grant = json!({"name": "reads", "perm": permission});
+    etcd.api.call("/v3/auth/role/grant", &grant).await.unwrap();
+    etcd.api
+        .call("/v3/auth/user/grant", &json!({"user": "reader", "role": "reads"}))
+        .await
+        .unwrap();
+    etcd.api.call("/v3/auth/enable", &json!({})).await.unwrap();
 
     let as_reader = |password: &str| EtcdConfig {
         login: Some(EtcdLogin {
             user: "reader".to_owned(),
             password: Secret::from(password),
         }),
-        ..config(&format!("http://{}", etcd.address()))
+        ..config(&format!("http://{}", etcd.api.address()))
     };
     assert_eq!(
         Told::of(as_reader("of the reader")).next().await,
@@ -212,7 +217,7 @@ async fn users_log_in_with_their_passwords() {
         "{wrong}"
     );
     assert!(!wrong.contains("wrong secret"), "{wrong}");
-    let nobody = Told::of(config(&format!("http://{}", etcd.address()))).lost().await;
+    let nobody = Told::of(config(&format!("http://{}", etcd.api.address()))).lost().await;
     assert!(
         nobody.contains("reading failed") && nobody.contains("user name is empty"),
         "{nobody}"
@@ -247,7 +252,7 @@ async fn certificates_are_checked_by_both_sides() {
         ca: ca_file.clone(),
     };
     let etcd = Etcd::start_with_tls(&directory, &tls).await.unwrap();
-    etcd.put("v1/mdc/a", "1").await.unwrap();
+    etcd.api.put("v1/mdc/a", "1").await.unwrap();
 
     let ours = issue("client", &ca);
     let with = |ca: Option<&PathBuf>, client_cert: Option<&(PathBuf, PathBuf)>| EtcdConfig {
@@ -287,7 +292,7 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 async fn workers_stay_while_etcd_is_lost_and_nobody_takes_their_place_before_it_was_read() {
     let mut etcd = Etcd::start(&scratch("pool")).await.unwrap();
     for (key, record) in worker_records() {
-        etcd.put(&key, &record.to_string()).await.unwrap();
+        etcd.api.put(&key, &record.to_string()).await.unwrap();
     }
     let (relay, endpoint) = relay(&etcd).await;
     relay.set(Wire::Cut);

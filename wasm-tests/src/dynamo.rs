@@ -7,17 +7,25 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
-use testbed::{Client, MODEL, Process, eventually, model_dir, workspace_root};
+use serde_json::{Value, json};
+use testbed::{Client, EtcdApi, MODEL, Process, eventually, model_dir, workspace_root};
 
 /// A deployment of its own.
 #[derive(Debug)]
 pub struct Dynamo {
     dir: PathBuf,
-    discovery: PathBuf,
+    discovery: Discovery,
     model: PathBuf,
     python: PathBuf,
     env: Vec<OsString>,
+}
+
+/// Where its processes tell of themselves.
+#[derive(Debug)]
+enum Discovery {
+    /// Files below this directory.
+    Files(PathBuf),
+    Etcd(Box<EtcdApi>),
 }
 
 /// A frontend, and where it listens.
@@ -30,7 +38,7 @@ pub struct Frontend {
 }
 
 impl Dynamo {
-    /// An empty one, whose files are in `dir`.
+    /// An empty one, whose files are in `dir`, those of its discovery, too.
     ///
     /// # Errors
     /// When Dynamo is not installed.
@@ -38,12 +46,12 @@ impl Dynamo {
         let python = workspace_root().join("target/tools/venv-dynamo/bin/python");
         ensure!(python.exists(), "no {}: run scripts/setup interop", python.display());
         let _ = fs::remove_dir_all(dir);
-        let (discovery, model) = (dir.join("discovery"), dir.join("model"));
-        fs::create_dir_all(&discovery)?;
+        let (records, model) = (dir.join("discovery"), dir.join("model"));
+        fs::create_dir_all(&records)?;
         write_model(&model)?;
         Ok(Self {
             dir: dir.to_owned(),
-            discovery,
+            discovery: Discovery::Files(records),
             model,
             python,
             env: Vec::new(),
@@ -57,9 +65,27 @@ impl Dynamo {
         self
     }
 
-    /// Where its workers tell of themselves.
-    pub fn discovery(&self) -> &Path {
-        &self.discovery
+    /// With its discovery in an etcd.
+    #[must_use]
+    pub fn with_etcd(mut self, etcd: EtcdApi) -> Self {
+        self.discovery = Discovery::Etcd(Box::new(etcd));
+        self
+    }
+
+    /// A pool's `discovery.dynamo` that finds its workers, behind `frontend`.
+    pub fn pool_discovery(&self, frontend: &str) -> Value {
+        let mut keys = json!({"namespace": "dynamo", "frontend": frontend});
+        match &self.discovery {
+            Discovery::Files(dir) => {
+                keys["backend"] = "file".into();
+                keys["path"] = dir.to_string_lossy().into();
+            }
+            Discovery::Etcd(etcd) => {
+                keys["backend"] = "etcd".into();
+                keys["etcd"] = json!({"endpoints": [format!("http://{}", etcd.address())]});
+            }
+        }
+        keys
     }
 
     /// Starts one worker with blocks of 16 tokens.
@@ -93,21 +119,25 @@ impl Dynamo {
     /// Ids of the workers that serve.
     ///
     /// # Errors
-    /// When the discovery directory cannot be read.
-    pub fn instances(&self) -> Result<BTreeSet<u64>> {
-        let bucket = self.discovery.join("v1/instances");
-        if !bucket.exists() {
-            return Ok(BTreeSet::new());
-        }
-        let mut ids = BTreeSet::new();
-        for entry in fs::read_dir(bucket)? {
-            // The key, percent-encoded, ends in the id.
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if let Some((_, id)) = name.rsplit_once("%2Fgenerate%2F") {
-                ids.insert(u64::from_str_radix(id, 16)?);
+    /// When discovery cannot be read.
+    pub async fn instances(&self) -> Result<BTreeSet<u64>> {
+        let keys: Vec<String> = match &self.discovery {
+            Discovery::Files(dir) => {
+                let bucket = dir.join("v1/instances");
+                let files = if bucket.exists() {
+                    fs::read_dir(bucket)?.collect()
+                } else {
+                    Vec::new()
+                };
+                // A file's name is the key, percent-encoded.
+                let name =
+                    |file: std::io::Result<fs::DirEntry>| Ok(file?.file_name().to_string_lossy().replace("%2F", "/"));
+                files.into_iter().map(name).collect::<Result<_>>()?
             }
-        }
-        Ok(ids)
+            Discovery::Etcd(etcd) => etcd.records("v1/instances/").await?.into_keys().collect(),
+        };
+        let ids = keys.iter().filter_map(|key| key.rsplit_once("/generate/"));
+        ids.map(|(_, id)| Ok(u64::from_str_radix(id, 16)?)).collect()
     }
 
     /// Starts one more worker, and waits until it tells of itself.
@@ -115,10 +145,10 @@ impl Dynamo {
     /// # Errors
     /// When it does not.
     pub async fn new_worker(&self, name: &str, args: &[&str]) -> Result<(Process, u64)> {
-        let known = self.instances()?;
+        let known = self.instances().await?;
         let process = self.worker(name, args)?;
         let id = eventually(name, || async {
-            Ok(self.instances()?.difference(&known).next().copied())
+            Ok(self.instances().await?.difference(&known).next().copied())
         })
         .await
         .with_context(|| process.tail(20))?;
@@ -126,9 +156,13 @@ impl Dynamo {
     }
 
     fn spawn(&self, name: &str, module: &str, args: &[&str]) -> Result<Process> {
+        let [backend, place] = match &self.discovery {
+            Discovery::Files(dir) => ["file".to_owned(), format!("DYN_FILE_KV={}", dir.display())],
+            Discovery::Etcd(etcd) => ["etcd".to_owned(), format!("ETCD_ENDPOINTS=http://{}", etcd.address())],
+        };
         let mut words: Vec<OsString> = vec![
-            "DYN_DISCOVERY_BACKEND=file".into(),
-            format!("DYN_FILE_KV={}", self.discovery.display()).into(),
+            format!("DYN_DISCOVERY_BACKEND={backend}").into(),
+            place.into(),
             "DYN_REQUEST_PLANE=tcp".into(),
             "DYN_EVENT_PLANE=zmq".into(),
             "DYN_TCP_RPC_HOST=127.0.0.1".into(),

@@ -7,6 +7,7 @@
 pub mod crowd;
 pub mod dynamo;
 pub mod event_plane;
+pub mod known;
 pub mod oddities;
 pub mod prompts;
 pub mod state;

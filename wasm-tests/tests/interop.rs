@@ -34,7 +34,8 @@ async fn dynamo_takes_our_token_ids_for_its_own() -> Result<()> {
     let frontend = dynamo.frontend("frontend", "direct")?;
     frontend.serves().await?;
     let instance = dynamo
-        .instances()?
+        .instances()
+        .await?
         .first()
         .copied()
         .context("no instance of the mocker")?;

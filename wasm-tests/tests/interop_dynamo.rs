@@ -40,12 +40,7 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
         Vec::new(),
         Vec::new(),
     );
-    let discovery = json!({"dynamo": {
-        "backend": "file",
-        "path": dynamo.discovery().to_string_lossy(),
-        "namespace": "dynamo",
-        "frontend": direct_address,
-    }});
+    let discovery = json!({"dynamo": dynamo.pool_discovery(&direct_address)});
     let bed = Testbed::builder("interop-dynamo")
         .engine(engine)
         .control_plane(

@@ -1,7 +1,6 @@
 //! Events of Dynamo's workers that come over NATS or through ZMQ brokers: what a worker caches is known whenever it was
 //! cached, and again after what carries the events was gone.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use testbed::{Client, ControlPlaneOptions, MODEL, Testbed, eventually, workspace_root};
 use wasm_tests::dynamo::{Dynamo, Frontend};
 use wasm_tests::event_plane::Carrier;
+use wasm_tests::known::{known, sizes};
 use wasm_tests::run;
 
 /// So few that prompts drive one another out.
@@ -65,10 +65,7 @@ async fn follows(name: &str, dynamo: Dynamo, mut carriers: Vec<Carrier>, discove
     // Cached before anybody listens.
     traffic.send(4).await?;
 
-    let mut dynamo_config = json!({
-        "backend": "file", "path": dynamo.discovery().to_string_lossy(), "namespace": "dynamo",
-        "frontend": traffic.frontend.address,
-    });
+    let mut dynamo_config = dynamo.pool_discovery(&traffic.frontend.address);
     let keys = discovery.as_object().context("keys of discovery.dynamo")?.clone();
     dynamo_config.as_object_mut().context("discovery.dynamo")?.extend(keys);
     let options = ControlPlaneOptions::default()
@@ -143,30 +140,6 @@ impl Traffic {
         }
         Ok(())
     }
-}
-
-/// The blocks of each worker, if all of it is known and its events come.
-async fn known(bed: &Testbed, workers: &[u64]) -> Result<BTreeMap<u64, BTreeSet<String>>> {
-    let control_plane = bed.control_plane()?;
-    let status = bed.client.get_json(&control_plane.url("/v1/status")).await?;
-    let pool = &status["pools"][0];
-    let ranks = pool["ranks"].as_array().context("ranks")?;
-    let is_whole = |rank: &Value| rank["connected"] == true && rank["degraded"].is_null() && rank["trouble"].is_null();
-    ensure!(ranks.len() == workers.len() && ranks.iter().all(is_whole), "{ranks:?}");
-    let pool = pool["name"].as_str().context("pool name")?;
-    let mut known = BTreeMap::new();
-    for worker in workers {
-        let url = control_plane.url(&format!("/v1/blocks?pool={pool}&endpoint={worker}"));
-        let answer = bed.client.get(&url).await?;
-        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
-        known.insert(*worker, answer.text().lines().map(str::to_owned).collect());
-    }
-    Ok(known)
-}
-
-fn sizes(known: &BTreeMap<u64, BTreeSet<String>>) -> String {
-    let sizes = known.iter().map(|(worker, blocks)| (worker, blocks.len()));
-    format!("{:?}", sizes.collect::<Vec<_>>())
 }
 
 /// Waits until it is noticed that no events come.

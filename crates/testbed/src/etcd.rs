@@ -23,11 +23,18 @@ const NAME: &str = "etcd";
 pub struct Etcd {
     /// Its process.
     pub process: Process,
-    client: Client,
-    address: String,
+    /// What it can be asked.
+    pub api: EtcdApi,
     tls_address: Option<String>,
     args: Vec<OsString>,
     dir: PathBuf,
+}
+
+/// Asks an etcd, without TLS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EtcdApi {
+    client: Client,
+    address: String,
 }
 
 /// Files for an etcd that also listens with TLS, and then asks clients for certificates.
@@ -83,8 +90,10 @@ impl Etcd {
         fs::create_dir_all(dir)?;
         let etcd = Self {
             process: spawn(&args, dir)?,
-            client: Client::new(),
-            address,
+            api: EtcdApi {
+                client: Client::new(),
+                address,
+            },
             tls_address,
             args,
             dir: dir.to_owned(),
@@ -113,14 +122,25 @@ impl Etcd {
         self.restart().await
     }
 
-    /// `ip:port` where it listens without TLS.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// `ip:port` where it listens with TLS, if it does.
     pub fn tls_address(&self) -> Option<&str> {
         self.tls_address.as_deref()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let health = format!("http://{}/health", self.api.address);
+        let waiting = eventually("etcd ready", || async {
+            let health = self.api.client.get_json(&health).await?;
+            Ok((health["health"] == "true").then_some(()))
+        });
+        waiting.await.with_context(|| self.process.tail(20))
+    }
+}
+
+impl EtcdApi {
+    /// `ip:port` where it listens without TLS.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Writes a record.
@@ -165,15 +185,6 @@ impl Etcd {
         let answer = self.client.post_json(&url, body).await?;
         ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.text());
         answer.json()
-    }
-
-    async fn ready(&self) -> Result<()> {
-        let health = format!("http://{}/health", self.address);
-        let waiting = eventually("etcd ready", || async {
-            let health = self.client.get_json(&health).await?;
-            Ok((health["health"] == "true").then_some(()))
-        });
-        waiting.await.with_context(|| self.process.tail(20))
     }
 }
 

@@ -39,7 +39,7 @@ pub use client::{Answer, Client, Payload, Request, Streaming};
 pub use control_plane::{ControlPlane, ControlPlaneOptions};
 pub use engine::{Engine, EngineOptions};
 pub use envoy::{Envoy, EnvoyOptions, Mode};
-pub use etcd::{Etcd, EtcdTls};
+pub use etcd::{Etcd, EtcdApi, EtcdTls};
 pub use process::Process;
 pub use wait::{DEADLINE, eventually};
 pub use wire::{Relay, Wire};
