@@ -33,6 +33,7 @@ pub mod hash;
 mod holders;
 pub mod ladder;
 pub mod levels;
+mod pairs;
 pub mod pick;
 pub mod replica;
 pub mod router;

@@ -2,7 +2,7 @@
 
 use crate::hash::SequenceHash;
 use crate::holders::Holders;
-use alloc::{vec, vec::Vec};
+use crate::pairs::Pairs;
 
 /// A shard grows when it is fuller than this, in percent,
 const FULLEST: usize = 90;
@@ -23,8 +23,7 @@ const PLACE: usize = 16;
 /// means, or that the place is free.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    keys: Vec<u64>,
-    holders: Vec<u64>,
+    pairs: Pairs,
     used: usize,
     first_capacity: usize,
 }
@@ -39,90 +38,83 @@ const HASH_MASK: u64 = (1 << TAG_SHIFT) - 1;
 impl Shard {
     pub(crate) fn new(number: usize) -> Self {
         Self {
-            keys: Vec::new(),
-            holders: Vec::new(),
+            pairs: Pairs::default(),
             used: 0,
             first_capacity: FIRST_CAPACITY.saturating_add(number & 3),
         }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.len().saturating_mul(PLACE)
+        self.pairs.len().saturating_mul(PLACE)
     }
 
-    /// Where the block stands.
-    pub(crate) fn find(&self, hash: SequenceHash) -> Option<usize> {
+    /// Where the block stands; if nowhere, where it would.
+    pub(crate) fn find(&self, hash: SequenceHash) -> Result<usize, usize> {
         let key = hash.0 & HASH_MASK;
-        let mut place = self.home(key);
-        for _ in 0..self.keys.len() {
-            let found = self.keys.get(place).copied()?;
-            if found >> TAG_SHIFT == FREE {
-                return None;
-            }
-            if found & HASH_MASK == key {
-                return Some(place);
-            }
-            place = self.after(place);
+        let is_end = |found: u64| found & HASH_MASK == key || found >> TAG_SHIFT == FREE;
+        // There is always a free place, but in a table that has none at all.
+        let place = self.pairs.find_from(self.home(key), is_end).unwrap_or(0);
+        match self.key(place) >> TAG_SHIFT {
+            FREE => Err(place),
+            _ => Ok(place),
         }
-        None
     }
 
     /// How many more bytes the table will take for one more entry.
     pub(crate) fn growth(&self) -> usize {
         self.grown_capacity()
-            .saturating_sub(self.keys.len())
+            .saturating_sub(self.pairs.len())
             .saturating_mul(PLACE)
     }
 
-    /// Adds a block that is not there.
-    pub(crate) fn add(&mut self, hash: SequenceHash, holders: Holders) {
-        let capacity = self.grown_capacity();
-        if capacity > self.keys.len() {
-            self.resize(capacity);
-        }
+    /// Adds a block that is not there; `place`: where [`Shard::find`] said that it would stand.
+    pub(crate) fn add(&mut self, place: usize, hash: SequenceHash, holders: Holders) {
         let (tag, word) = encode(holders);
-        self.put(hash.0 & HASH_MASK | tag << TAG_SHIFT, word);
+        let pair = (hash.0 & HASH_MASK | tag << TAG_SHIFT, word);
+        let capacity = self.grown_capacity();
+        if capacity > self.pairs.len() {
+            self.resize(capacity);
+            self.put(pair);
+        } else {
+            self.pairs.set(place, pair);
+        }
         self.used = self.used.saturating_add(1);
     }
 
     pub(crate) fn holders(&self, place: usize) -> Holders {
-        let word = self.holders.get(place).copied().unwrap_or(0);
-        match self.keys.get(place).map(|key| key >> TAG_SHIFT) {
-            Some(BITS) => Holders::Bits(word),
-            Some(LIST) => Holders::List(word),
-            Some(INTERNED) => Holders::interned_from(word),
+        let (key, word) = self.pairs.get(place).unwrap_or_default();
+        match key >> TAG_SHIFT {
+            BITS => Holders::Bits(word),
+            LIST => Holders::List(word),
+            INTERNED => Holders::interned_from(word),
             _ => Holders::NONE,
         }
     }
 
     pub(crate) fn replace(&mut self, place: usize, holders: Holders) {
-        if let Some(&key) = self.keys.get(place) {
-            let (tag, word) = encode(holders);
-            self.write(place, key & HASH_MASK | tag << TAG_SHIFT, word);
-        }
+        let (tag, word) = encode(holders);
+        self.pairs
+            .set(place, (self.key(place) & HASH_MASK | tag << TAG_SHIFT, word));
     }
 
     /// Frees `place` and closes the gap, so that probing may stop at the first free place.
     pub(crate) fn take_out(&mut self, mut place: usize) {
         self.used = self.used.saturating_sub(1);
         let mut next = self.after(place);
-        for _ in 0..self.keys.len() {
-            let key = self.keys.get(next).copied().unwrap_or(0);
+        for _ in 0..self.pairs.len() {
+            let pair @ (key, _) = self.pairs.get(next).unwrap_or_default();
             if key >> TAG_SHIFT == FREE {
                 break;
             }
             if self.distance(self.home(key), next) >= self.distance(place, next) {
-                let word = self.holders.get(next).copied().unwrap_or(0);
-                self.write(place, key, word);
+                self.pairs.set(place, pair);
                 place = next;
             }
             next = self.after(next);
         }
-        if let Some(key) = self.keys.get_mut(place) {
-            *key = FREE;
-        }
-        if self.keys.len() > self.first_capacity
-            && self.used.saturating_mul(100) < self.keys.len().saturating_mul(EMPTIEST)
+        self.pairs.set(place, (FREE << TAG_SHIFT, 0));
+        if self.pairs.len() > self.first_capacity
+            && self.used.saturating_mul(100) < self.pairs.len().saturating_mul(EMPTIEST)
         {
             let fitting = self.used.saturating_mul(5).div_ceil(4);
             self.resize(fitting.max(self.first_capacity));
@@ -131,43 +123,40 @@ impl Shard {
 
     fn grown_capacity(&self) -> usize {
         let used = self.used.saturating_add(1);
-        if used.saturating_mul(100) <= self.keys.len().saturating_mul(FULLEST) {
-            return self.keys.len();
+        if used.saturating_mul(100) <= self.pairs.len().saturating_mul(FULLEST) {
+            return self.pairs.len();
         }
         let (numerator, denominator) = GROWTH;
-        let grown = self.keys.len().saturating_mul(numerator).div_ceil(denominator);
+        let grown = self.pairs.len().saturating_mul(numerator).div_ceil(denominator);
         grown.max(self.first_capacity)
     }
 
-    /// There is a free place.
-    fn put(&mut self, key: u64, word: u64) {
-        let mut place = self.home(key);
-        while self.keys.get(place).is_some_and(|&found| found >> TAG_SHIFT != FREE) {
-            place = self.after(place);
+    fn put(&mut self, pair: (u64, u64)) {
+        let free = self
+            .pairs
+            .find_from(self.home(pair.0), |found| found >> TAG_SHIFT == FREE);
+        if let Some(place) = free {
+            self.pairs.set(place, pair);
         }
-        self.write(place, key, word);
     }
 
     fn resize(&mut self, capacity: usize) {
-        let keys = core::mem::replace(&mut self.keys, vec![0; capacity]);
-        let holders = core::mem::replace(&mut self.holders, vec![0; capacity]);
-        for (key, word) in keys.into_iter().zip(holders) {
-            if key >> TAG_SHIFT != FREE {
-                self.put(key, word);
-            }
+        let old = core::mem::replace(&mut self.pairs, Pairs::zeroed(capacity));
+        for pair in old.into_pairs().filter(|(key, _)| key >> TAG_SHIFT != FREE) {
+            self.put(pair);
         }
     }
 
     /// Where probing for `key` starts: its upper bits, scaled to the capacity.
     fn home(&self, key: u64) -> usize {
         let fraction = (key >> 24) & 0xFFFF_FFFF;
-        let place = fraction.wrapping_mul(self.keys.len() as u64) >> 32;
+        let place = fraction.wrapping_mul(self.pairs.len() as u64) >> 32;
         usize::try_from(place).unwrap_or(0)
     }
 
     fn after(&self, place: usize) -> usize {
         let next = place.saturating_add(1);
-        if next >= self.keys.len() { 0 } else { next }
+        if next >= self.pairs.len() { 0 } else { next }
     }
 
     /// Steps of probing from `from` to `to`.
@@ -175,15 +164,12 @@ impl Shard {
         if to >= from {
             to.saturating_sub(from)
         } else {
-            to.saturating_add(self.keys.len()).saturating_sub(from)
+            to.saturating_add(self.pairs.len()).saturating_sub(from)
         }
     }
 
-    fn write(&mut self, place: usize, key: u64, word: u64) {
-        if let (Some(old_key), Some(old_word)) = (self.keys.get_mut(place), self.holders.get_mut(place)) {
-            *old_key = key;
-            *old_word = word;
-        }
+    fn key(&self, place: usize) -> u64 {
+        self.pairs.get(place).map_or(0, |(key, _)| key)
     }
 }
 

@@ -111,7 +111,7 @@ impl PrefixView {
             return Stored::Refused;
         };
         match shard.find(hash) {
-            Some(place) => {
+            Ok(place) => {
                 let holders = shard.holders(place);
                 if self.sets.contains(holders, slot) {
                     return Stored::Known;
@@ -121,7 +121,7 @@ impl PrefixView {
                 };
                 shard.replace(place, more);
             }
-            None => {
+            Err(place) => {
                 let growth = shard.growth();
                 if growth > room {
                     return Stored::Refused;
@@ -129,7 +129,7 @@ impl PrefixView {
                 let Some(holders) = self.sets.toggled(Holders::NONE, slot, room.saturating_sub(growth)) else {
                     return Stored::Refused;
                 };
-                shard.add(hash, holders);
+                shard.add(place, hash, holders);
                 self.table_bytes = self.table_bytes.saturating_add(growth);
                 self.entries = self.entries.saturating_add(1);
             }
@@ -143,7 +143,7 @@ impl PrefixView {
         let Some(shard) = self.shards.get_mut(shard_of(hash)) else {
             return false;
         };
-        let Some(place) = shard.find(hash) else {
+        let Ok(place) = shard.find(hash) else {
             return false;
         };
         let holders = shard.holders(place);

@@ -81,6 +81,30 @@ proptest! {
     }
 }
 
+/// A shard that grows to several chunks and shrinks again.
+#[test]
+fn a_large_shard_equals_a_set() {
+    // All in the last places of one shard, so that probing goes round its end.
+    let hash = |n: u64| SequenceHash(7 << 56 | 0xFF << 48 | (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16);
+    let mut view = PrefixView::new();
+    let mut naive = BTreeSet::new();
+    let mut random = 1_u64;
+    for step in 0..12_000 {
+        random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+        let n = (random >> 40) % 2_000;
+        // Three stores for each removal, then the other way round.
+        let stores = (random >> 20).is_multiple_of(4) != (step < 6_000);
+        match stores {
+            true => assert_eq!(view.insert(Slot(1), hash(n)), naive.insert(n)),
+            false => assert_eq!(view.remove(Slot(1), hash(n)), naive.remove(&n)),
+        }
+        if step % 500 == 0 {
+            (0..2_000).for_each(|n| assert_eq!(view.holds(Slot(1), hash(n)), naive.contains(&n), "{n} at {step}"));
+        }
+    }
+    assert_eq!(view.len(), naive.len());
+}
+
 /// Sets on either side of every form: bits, a list, longer than a list.
 #[test]
 fn large_sets_equal_sets() {
