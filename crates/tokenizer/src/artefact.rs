@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::LoadError;
 
 const MAGIC: [u8; 8] = *b"WARMTOK\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECKED_FROM: usize = 16;
 const SECTION_TABLE: usize = 28;
 
@@ -41,6 +41,8 @@ pub(crate) enum Section {
     Meta,
     /// Pilots of the pairs, 2 bytes each.
     PairPilots,
+    /// A byte of each merge's hash: [`crate::flat::tables::pair_tag`].
+    PairTags,
     /// Merges: [`crate::flat::tables::PairSlot`].
     Pairs,
     /// Symbol of each byte, 4 bytes each.
@@ -55,6 +57,8 @@ pub(crate) enum Section {
     Words,
     /// The bytes that `Words` points into.
     WordBytes,
+    /// Where texts are cut into words, or empty: [`crate::flat::words::Neighbours`].
+    Neighbours,
     /// Added tokens: id, flags, length (4 bytes each), content.
     Added,
     /// Ids that the post-processor puts before a text, 4 bytes each.
@@ -66,7 +70,7 @@ pub(crate) enum Section {
 }
 
 /// Number of sections of flat tables.
-pub(crate) const SECTIONS: usize = 13;
+pub(crate) const SECTIONS: usize = 15;
 
 /// Writes an artefact.
 pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {

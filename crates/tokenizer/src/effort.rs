@@ -1,8 +1,8 @@
 //! How much work a text may take.
 //!
 //! Nearly all of the time that encoding takes goes into merging words that are neither remembered nor whole in the
-//! vocabulary, and there it depends on the text: a look at the table of merges, or at the queue of those to come, is a
-//! *step*, and a long word takes up to five for each of its symbols. What the rest takes grows with the length alone.
+//! vocabulary, and there it depends on the text: a look at the table of merges, or at some of those to come, is a
+//! *step*, and a long word takes up to six for each of its symbols. What the rest takes grows with the length alone.
 
 use crate::EncodeError;
 

@@ -9,8 +9,8 @@ use super::chars::{CharTable, byte_level_chars};
 use crate::Effort;
 use crate::flat::cache;
 use crate::flat::merge::Merger;
-use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash};
-use crate::flat::words;
+use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag};
+use crate::flat::words::Neighbours;
 use crate::perfect_hash::{Assignment, assign};
 
 /// Rank and product of each pair.
@@ -79,7 +79,7 @@ impl Bpe {
         })
     }
 
-    /// The sections from [`crate::artefact::Section::Meta`] to [`crate::artefact::Section::WordBytes`]. `others` are
+    /// The sections from [`crate::artefact::Section::Meta`] to [`crate::artefact::Section::Neighbours`]. `others` are
     /// ids in use beside those of the model.
     pub(super) fn tables(&self, others: impl Iterator<Item = u32>) -> Result<Vec<Vec<u8>>, String> {
         let highest = self.tokens.iter().map(|(_, id)| *id).chain(others).max();
@@ -91,14 +91,6 @@ impl Bpe {
         let mut flags = 0;
         flags |= if bytes.is_some() { Meta::BYTES } else { 0 };
         flags |= if self.fuse_unknown { Meta::FUSE_UNKNOWN } else { 0 };
-        let tokens = || self.tokens.iter().map(|(token, _)| token.as_str());
-        // With unknown characters, and where tokens need not be merged, what stands beside a word matters.
-        let context_free = bytes.is_some() && !self.byte_level && !self.ignore_merges;
-        flags |= if context_free && words::can_be_cut(tokens()) {
-            Meta::WORDS
-        } else {
-            0
-        };
         let unknown = self.unknown.as_ref().filter(|_| bytes.is_none());
         let unknown = unknown.map(|token| self.by_text.get(token).ok_or_else(|| format!("no token {token:?}")));
         let meta = Meta {
@@ -106,14 +98,32 @@ impl Bpe {
             flags,
             unknown: unknown.transpose()?.copied().unwrap_or(NO_SYMBOL),
         };
+        let neighbours = self.neighbours(bytes.as_ref());
         let bytes = bytes.unwrap_or([NO_SYMBOL; 256]);
-        let (pair_pilots, pairs) = self.pairs()?;
+        let [pair_pilots, pair_tags, pairs] = self.pairs()?;
         let (char_pages, chars) = self.chars(&bytes).write();
         let bytes = bytes.into_iter().flat_map(u32::to_le_bytes).collect();
-        let mut sections = vec![meta.write(), pair_pilots, pairs, bytes, char_pages, chars];
+        let mut sections = vec![meta.write(), pair_pilots, pair_tags, pairs, bytes, char_pages, chars];
         let words = self.words(meta, &sections);
         sections.extend(whole_words(&words)?);
+        sections.push(neighbours);
         Ok(sections)
+    }
+
+    /// Where texts may be cut into words: nowhere if what stands beside a word matters more than by merges of characters, that
+    /// is with unknown characters, where tokens need not be merged, and where bytes are. `bytes` are their symbols.
+    fn neighbours(&self, bytes: Option<&[u32; 256]>) -> Vec<u8> {
+        let Some(bytes) = bytes.filter(|_| !self.byte_level && !self.ignore_merges) else {
+            return Vec::new();
+        };
+        if self
+            .merges
+            .keys()
+            .any(|(left, right)| bytes.contains(left) || bytes.contains(right))
+        {
+            return Vec::new();
+        }
+        Neighbours::of(self.tokens.iter().map(|(token, _)| token.as_str()))
     }
 
     /// Symbols of the bytes of characters that have none themselves.
@@ -139,7 +149,7 @@ impl Bpe {
         Ok(Some(symbols))
     }
 
-    fn pairs(&self) -> Result<(Vec<u8>, Vec<u8>), String> {
+    fn pairs(&self) -> Result<[Vec<u8>; 3], String> {
         let mut pairs: Vec<_> = self.merges.iter().collect();
         pairs.sort_by_key(|(_, (rank, _))| *rank);
         let hashes: Vec<u64> = pairs
@@ -147,13 +157,18 @@ impl Bpe {
             .map(|((left, right), _)| pair_hash(*left, *right))
             .collect();
         let Assignment { pilots, keys } = assign(&hashes).ok_or("no perfect hash for the merges")?;
+        let tag = |key: &Option<u32>| {
+            key.and_then(|key| hashes.get(key as usize))
+                .map_or(0, |hash| pair_tag(*hash))
+        };
+        let tags = keys.iter().map(tag).collect();
         let slots = keys.into_iter().flat_map(|key| {
             key.and_then(|key| pairs.get(key as usize))
                 .map_or(PairSlot::EMPTY, |((left, right), (rank, product))| {
                     PairSlot::write(*left, *right, *rank, *product)
                 })
         });
-        Ok((pilot_bytes(pilots), slots.collect()))
+        Ok([pilot_bytes(pilots), tags, slots.collect()])
     }
 
     fn chars(&self, bytes: &[u32; 256]) -> CharTable {
@@ -201,20 +216,24 @@ impl Bpe {
                 section(3),
                 section(4),
                 section(5),
+                section(6),
                 none,
                 none,
                 none,
             ],
         );
-        let mut merger = Merger::default();
+        let (mut merger, mut ids) = (Merger::default(), Vec::new());
         let mut words = self.token_bytes();
         words.retain(|(bytes, id)| {
             let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
             text.is_some_and(|text| {
                 self.ignore_merges
                     || merger
-                        .encode(&tables, text, &mut Effort::unbounded())
-                        .is_ok_and(|ids| ids == [*id])
+                        .encode(&tables, text, &mut Effort::unbounded(), {
+                            ids.clear();
+                            &mut ids
+                        })
+                        .is_ok_and(|()| ids == [*id])
             })
         });
         words

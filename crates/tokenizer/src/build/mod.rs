@@ -10,7 +10,7 @@ use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokeni
 
 use self::bpe::Bpe;
 use crate::artefact::{self, Form, SECTIONS};
-use crate::flat::{Added, read_components, vocabulary, write_added};
+use crate::flat::{Added, AddedTokens, read_components, write_added};
 use crate::{LoadError, Tokenizer, read_json};
 
 /// An artefact that was built.
@@ -135,7 +135,7 @@ fn added_tokens(library: &PipelineTokenizer) -> Result<Vec<Added>, String> {
         return Err("two added tokens have the same content".to_owned());
     }
     added.sort_by_key(|added| added.id);
-    vocabulary(&added)?;
+    AddedTokens::new(&added)?;
     Ok(added)
 }
 

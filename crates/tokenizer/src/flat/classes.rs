@@ -59,7 +59,7 @@ const NEWER: &[(u32, u32)] = &[
 /// Characters of 3 and 4 bytes that will never be in a class.
 const UNASSIGNED: [char; 2] = ['\u{fdd0}', '\u{1fffe}'];
 
-fn is_newer(character: char) -> bool {
+pub(super) fn is_newer(character: char) -> bool {
     // Nearly all text: below the first of them, and from kana to Hangul.
     if matches!(character, ..'\u{88f}' | '\u{2b97}'..'\u{a7ce}' | '\u{a7f2}'..'\u{fbc3}') {
         return false;

@@ -15,13 +15,12 @@
 
 use std::ops::Range;
 
-use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer, Segment, SpecialSegmentIterator};
+use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer};
 use tk_encode::pre_tokenizers::split::Split;
 use tk_encode::tokenizer::SplitDelimiterBehavior;
 use tk_encode::utils::Grammar;
-use tk_encode::vocab::bucket_added_vocabulary::AddedVocabulary;
 
-use super::load::Added;
+use super::added::{Added, Matcher, Segment, Segments};
 
 /// Least length of a piece, in bytes; the last one of a text may be shorter. (Unit tests cut wherever it may be done.)
 const LEAST: usize = if cfg!(test) { 1 } else { 1 << 10 };
@@ -132,7 +131,7 @@ fn plain_of_split(split: &Split) -> Plain {
 pub struct Cuts<'t> {
     text: &'t str,
     rules: Rules,
-    segments: SpecialSegmentIterator<'t, 't, AddedVocabulary>,
+    segments: Segments<'t>,
     /// What is left of the text between two added tokens.
     between: Option<Range<usize>>,
     /// Where the last piece ended.
@@ -140,11 +139,11 @@ pub struct Cuts<'t> {
 }
 
 impl<'t> Cuts<'t> {
-    pub(super) fn new(text: &'t str, added: &'t AddedVocabulary, rules: Rules) -> Self {
+    pub(super) fn new(text: &'t str, added: &'t Matcher, rules: Rules) -> Self {
         Self {
             text,
             rules,
-            segments: SpecialSegmentIterator::new(text, added, false, false),
+            segments: added.segments(text),
             between: None,
             last: 0,
         }
@@ -160,8 +159,8 @@ impl Iterator for Cuts<'_> {
         }
         loop {
             let Some(between) = &self.between else {
-                if let Segment::Text { text, input_offset } = self.segments.next()? {
-                    self.between = Some(input_offset..input_offset.wrapping_add(text.len()));
+                if let Segment::Text(between) = self.segments.next()? {
+                    self.between = Some(between);
                 }
                 continue;
             };
@@ -201,23 +200,18 @@ fn plain_cut(text: &[u8], from: usize, end: usize, plain: Plain) -> Option<usize
 
 /// The last place up to `limit` where `text` may be cut, so that the ids before it are the same whatever stands from
 /// `limit` on; 0 if there is none. Unlike [`Cuts`], it passes no place over.
-pub(super) fn last_cut(text: &str, limit: usize, added: &AddedVocabulary, rules: Rules) -> usize {
+pub(super) fn last_cut(text: &str, limit: usize, added: &Matcher, rules: Rules) -> usize {
     let mut last = 0;
     if !rules.tokens {
         return last;
     }
-    for segment in SpecialSegmentIterator::new(text, added, false, false) {
-        let Segment::Text {
-            text: between,
-            input_offset: start,
-        } = segment
-        else {
+    for segment in added.segments(text) {
+        let Segment::Text(Range { start, end }) = segment else {
             continue;
         };
         if start >= limit {
             break;
         }
-        let end = start.saturating_add(between.len());
         last = if end <= limit && end < text.len() {
             end
         } else {

@@ -1,46 +1,60 @@
 //! Byte pair encoding of one word: of all neighbours that merge, those of the lowest rank do first, the leftmost of them
 //! before the others, until none is left.
+//!
+//! Which are next is found by looking at all of them, which is fastest for short words. A long word is encoded a *window* at
+//! a time: a row of tokens is the encoding of its text exactly if every two neighbours in it are the encoding of their own
+//! text. (What happens inside the text of one token depends on what stands beside it only by merges across a border, and the
+//! first of those in the whole text would also be made in the text of the two tokens beside it, and the other way round.) So
+//! what was encoded before stands if its last token goes with the first one of the window. This holds for any list of merges,
+//! keeps the work linear, and all of it in the processor's nearest cache.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::iter::Peekable;
+use std::ops::Range;
 
-use super::tables::{Meta, NO_MERGE, NO_SYMBOL, Tables};
+use super::tables::{Merge, Meta, NO_MERGE, NO_SYMBOL, Tables};
 use crate::{Effort, EncodeError};
 
-/// Words of more symbols than this go through a queue, others are scanned again for every merge. Where the two take the
-/// same time; what comes out is the same.
-const SCAN_SYMBOLS: usize = 48;
+/// Symbols of a window, unless its tokens are too long for that; words of up to so many are encoded in one go.
+const WINDOW: usize = 48;
 
-/// Most symbols that one word can have: a queue takes about 32 bytes for each.
+/// Most symbols of a window, far above what the longest tokens of real vocabularies take.
+const MAX_WINDOW: usize = 4096;
+
+/// Tokens at the end of a window that are not taken, as what follows may change them. Any number would do; with these the
+/// last one that is taken hardly ever has to be taken back.
+const UNSETTLED: usize = 2;
+
+/// Symbols that are looked at in one step of work.
+const SYMBOLS_PER_STEP: usize = 32;
+
+/// Most symbols that one word can have: a bound on memory, of which they take 12 bytes each.
 pub(crate) const MAX_WORD_SYMBOLS: usize = 12 << 20;
-
-/// No neighbour.
-const END: u32 = u32::MAX;
 
 /// What merging a word works in; kept from word to word.
 #[derive(Default)]
 pub(crate) struct Merger {
-    /// Before: the word's first symbols. After: its ids.
+    /// What the word starts with.
     symbols: Vec<u32>,
-    /// Of each symbol with the next one.
-    merges: Vec<u64>,
-    links: Vec<Link>,
-    /// Keys of the pairs that the word starts with, by rank: sorted once, which is faster than a heap.
-    first: Vec<u64>,
-    /// Keys of the pairs that come from merges.
-    queue: BinaryHeap<Reverse<u64>>,
+    window: Row,
+    /// Two tokens that stand beside each other.
+    border: Row,
+    /// Tokens of a long word up to the window, and their first symbols' places.
+    settled: Vec<(u32, usize)>,
 }
 
-/// The neighbours of a symbol that has not been merged into the one before it.
-#[derive(Clone, Copy)]
-struct Link {
-    previous: u32,
-    next: u32,
+/// Symbols that are being merged.
+#[derive(Default)]
+struct Row {
+    symbols: Vec<u32>,
+    /// Of each symbol with the next one.
+    merges: Vec<Merge>,
+    /// Place of the first of the symbols that went into each.
+    starts: Vec<u32>,
+    /// What of the word it was.
+    part: Range<usize>,
 }
 
 impl Merger {
-    /// The ids of `word`.
+    /// Appends the ids of `word`.
     ///
     /// # Errors
     /// When it has more than [`MAX_WORD_SYMBOLS`], or needs more than is left of `effort`.
@@ -49,18 +63,24 @@ impl Merger {
         tables: &Tables<'_>,
         word: &str,
         effort: &mut Effort,
-    ) -> Result<&[u32], EncodeError> {
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        self.window.part = 0..0;
+        self.border.part = 0..0;
         self.symbols.clear();
         first_symbols(tables, word, &mut self.symbols);
         if self.symbols.len() > MAX_WORD_SYMBOLS {
             return Err(EncodeError::WordTooLong { len: word.len() });
         }
-        if self.symbols.len() > SCAN_SYMBOLS {
-            self.merge_by_queue(tables, effort)?;
+        if self.symbols.len() <= WINDOW {
+            self.window
+                .merge(tables, &self.symbols, 0..self.symbols.len(), effort)?;
+            ids.extend_from_slice(&self.window.symbols);
         } else {
-            self.merge_by_scan(tables, effort)?;
+            self.encode_by_windows(tables, effort)?;
+            ids.extend(self.settled.iter().map(|(id, _)| *id));
         }
-        Ok(&self.symbols)
+        Ok(())
     }
 
     /// Gives memory back that an unusually long word took.
@@ -70,19 +90,93 @@ impl Merger {
         }
     }
 
-    fn look_up_neighbours(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
-        effort.take(self.symbols.len())?;
+    /// Leaves the word's tokens in `settled`.
+    ///
+    /// Ends, as the window's end moves on with all that is settled, and what is taken back is encoded anew up to that end.
+    fn encode_by_windows(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
+        self.settled.clear();
+        let (mut start, mut end, mut width) = (0, WINDOW, WINDOW);
+        loop {
+            end = end.min(self.symbols.len());
+            self.window.merge(tables, &self.symbols, start..end, effort)?;
+            if let Some(last) = self.settled.last().copied()
+                && !self.goes_with_window(tables, last, effort)?
+            {
+                self.settled.pop();
+                start = last.1;
+                continue;
+            }
+            let tokens = self.window.symbols.iter().zip(&self.window.starts);
+            let tokens = tokens.map(|(id, place)| (*id, start.wrapping_add(*place as usize)));
+            if end == self.symbols.len() {
+                self.settled.extend(tokens);
+                return Ok(());
+            }
+            let count = tokens.len().saturating_sub(UNSETTLED);
+            let next = tokens.clone().nth(count).map_or(start, |(_, place)| place);
+            self.settled.extend(tokens.take(count));
+            // Long tokens: else most of it would be encoded twice or more.
+            if next.wrapping_sub(start) < width / 2 {
+                width = width.wrapping_mul(2);
+            }
+            start = next;
+            end = start.wrapping_add(width).max(end.wrapping_add(1));
+        }
+    }
+
+    /// Whether the text of a token and of the first token of the window has these two as its encoding.
+    fn goes_with_window(
+        &mut self,
+        tables: &Tables<'_>,
+        (last, place): (u32, usize),
+        effort: &mut Effort,
+    ) -> Result<bool, EncodeError> {
+        let Range { start, end } = self.window.part;
+        let end = self
+            .window
+            .starts
+            .get(1)
+            .map_or(end, |next| start.wrapping_add(*next as usize));
+        self.border.merge(tables, &self.symbols, place..end, effort)?;
+        let first = self.window.symbols.first().copied();
+        Ok(self
+            .border
+            .symbols
+            .iter()
+            .copied()
+            .eq(std::iter::once(last).chain(first)))
+    }
+}
+
+impl Row {
+    /// Merges a part of `word`.
+    fn merge(
+        &mut self,
+        tables: &Tables<'_>,
+        word: &[u32],
+        part: Range<usize>,
+        effort: &mut Effort,
+    ) -> Result<(), EncodeError> {
+        let symbols = word.get(part.clone()).unwrap_or_default();
+        if symbols.len() > MAX_WINDOW {
+            return Err(EncodeError::TooMuchWork);
+        }
+        // So in runs of the same few characters.
+        let again = word.get(self.part.clone()) == Some(symbols) && !symbols.is_empty();
+        self.part = part;
+        if again {
+            return effort.take(1);
+        }
+        effort.take(symbols.len())?;
+        self.symbols.clear();
+        self.symbols.extend_from_slice(symbols);
+        self.starts.clear();
+        self.starts.extend(0..symbols.len() as u32);
         self.merges.clear();
-        self.merges.reserve_exact(self.symbols.len());
-        let pairs = self.symbols.iter().zip(self.symbols.iter().skip(1));
+        let pairs = symbols.iter().zip(symbols.iter().skip(1));
         self.merges
             .extend(pairs.map(|(left, right)| tables.merge(*left, *right)));
         self.merges.push(NO_MERGE);
-        Ok(())
-    }
-
-    fn merge_by_scan(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
-        self.look_up_neighbours(tables, effort)?;
         loop {
             let (mut lowest, mut at) = (NO_MERGE, 0);
             for (index, merge) in self.merges.iter().enumerate() {
@@ -90,123 +184,34 @@ impl Merger {
                     (lowest, at) = (*merge, index);
                 }
             }
-            let next = at.wrapping_add(1);
-            if lowest == NO_MERGE || next >= self.symbols.len() {
+            if lowest == NO_MERGE {
                 return Ok(());
             }
-            effort.take(2)?;
-            let product = lowest as u32;
-            self.symbols.remove(next);
-            self.merges.remove(at);
-            if let Some(symbol) = self.symbols.get_mut(at) {
-                *symbol = product;
-            }
-            if let (Some(merge), Some(right)) = (self.merges.get_mut(at), self.symbols.get(next)) {
-                *merge = tables.merge(product, *right);
-            }
-            let before = at.wrapping_sub(1);
-            if let (Some(merge), Some(left)) = (self.merges.get_mut(before), self.symbols.get(before)) {
-                *merge = tables.merge(*left, product);
-            }
+            effort.take((self.merges.len() / SYMBOLS_PER_STEP).wrapping_add(2))?;
+            self.merge_at(tables, at, lowest as u32);
         }
     }
 
-    /// The queue holds `rank << 32 | index of the left symbol`. A pair that has changed since it was queued is known by
-    /// its rank: that of another pair, as ranks are unique.
-    fn merge_by_queue(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
-        self.look_up_neighbours(tables, effort)?;
-        let count = self.symbols.len() as u32;
-        self.links.clear();
-        self.links.reserve_exact(self.symbols.len());
-        self.links.extend((0..count).map(|index| Link {
-            previous: index.wrapping_sub(1),
-            next: if index.wrapping_add(1) < count {
-                index.wrapping_add(1)
-            } else {
-                END
-            },
-        }));
-        self.first.clear();
-        self.first.reserve_exact(self.merges.len());
-        self.first
-            .extend((0..).zip(&self.merges).filter_map(|(index, merge)| key(*merge, index)));
-        self.first.sort_unstable();
-        self.queue.clear();
-        let mut first = std::mem::take(&mut self.first);
-        let mut rest = first.iter().copied().peekable();
-        while let Some(key) = self.next_key(&mut rest) {
-            effort.take(1)?;
-            let current = self.merges.get(key as u32 as usize).copied().unwrap_or(NO_MERGE);
-            if current != NO_MERGE && current >> 32 == key >> 32 {
-                effort.take(2)?;
-                self.merge_at(tables, key as u32, current as u32);
-            }
-        }
-        first.clear();
-        self.first = first;
-        let mut live = self.links.iter().map(|link| link.previous != MERGED);
-        self.symbols.retain(|_| live.next() == Some(true));
-        Ok(())
-    }
-
-    /// The lowest key of those that the word started with and those that were queued.
-    fn next_key(&mut self, first: &mut Peekable<impl Iterator<Item = u64>>) -> Option<u64> {
-        let queued = self.queue.peek().map_or(u64::MAX, |Reverse(key)| *key);
-        match first.next_if(|key| *key <= queued) {
-            Some(key) => Some(key),
-            None => self.queue.pop().map(|Reverse(key)| key),
-        }
-    }
-
-    /// Merges the symbol at `index` and the one after it into `product`.
-    fn merge_at(&mut self, tables: &Tables<'_>, index: u32, product: u32) {
-        let Some(&Link { previous, next: gone }) = self.links.get(index as usize) else {
+    /// Merges the symbol at `at` and the next one into `product`.
+    fn merge_at(&mut self, tables: &Tables<'_>, at: usize, product: u32) {
+        let next = at.wrapping_add(1);
+        if next >= self.symbols.len() {
             return;
-        };
-        let Some(after) = self.links.get(gone as usize).map(|link| link.next) else {
-            return;
-        };
-        self.set(index, product, Link { previous, next: after });
-        self.set(
-            gone,
-            product,
-            Link {
-                previous: MERGED,
-                next: END,
-            },
-        );
-        if let Some(link) = self.links.get_mut(after as usize) {
-            link.previous = index;
         }
-        self.set_merge(gone, NO_MERGE);
-        let right = self.symbols.get(after as usize);
-        let merge = right.map_or(NO_MERGE, |right| tables.merge(product, *right));
-        self.set_merge(index, merge);
-        if let Some(left) = self.symbols.get(previous as usize) {
-            let merge = tables.merge(*left, product);
-            self.set_merge(previous, merge);
+        self.symbols.remove(next);
+        self.starts.remove(next);
+        self.merges.remove(at);
+        if let Some(symbol) = self.symbols.get_mut(at) {
+            *symbol = product;
+        }
+        if let (Some(merge), Some(right)) = (self.merges.get_mut(at), self.symbols.get(next)) {
+            *merge = tables.merge(product, *right);
+        }
+        let before = at.wrapping_sub(1);
+        if let (Some(merge), Some(left)) = (self.merges.get_mut(before), self.symbols.get(before)) {
+            *merge = tables.merge(*left, product);
         }
     }
-
-    fn set(&mut self, index: u32, symbol: u32, link: Link) {
-        if let (Some(at), Some(links)) = (self.symbols.get_mut(index as usize), self.links.get_mut(index as usize)) {
-            (*at, *links) = (symbol, link);
-        }
-    }
-
-    fn set_merge(&mut self, index: u32, merge: u64) {
-        if let Some(current) = self.merges.get_mut(index as usize) {
-            *current = merge;
-            self.queue.extend(key(merge, index).map(Reverse));
-        }
-    }
-}
-
-/// The `previous` of a symbol that was merged into the one before it: above every index, and not [`END`].
-const MERGED: u32 = u32::MAX - 1;
-
-fn key(merge: u64, index: u32) -> Option<u64> {
-    (merge != NO_MERGE).then_some(merge >> 32 << 32 | u64::from(index))
 }
 
 /// Characters that have a symbol are that symbol, others their bytes, or unknown.
@@ -234,20 +239,24 @@ fn first_symbols(tables: &Tables<'_>, word: &str, symbols: &mut Vec<u32>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::{PAGES, PairSlot, TableSections, pair_hash};
+    use super::super::tables::{PAGES, PairSlot, TableSections, pair_hash, pair_tag};
     use super::*;
     use crate::perfect_hash::assign;
 
-    /// Tables over the letters a to h and 60 random merges of them and of what they give.
+    /// Tables over the letters a to h and merges of them and of what they give.
     struct Model {
+        /// In the order of their products.
         merges: Vec<(u32, u32)>,
+        ranks: Vec<u32>,
         sections: Vec<Vec<u8>>,
     }
 
     const LETTERS: u32 = 8;
 
     impl Model {
-        fn new(mut state: u64) -> Self {
+        /// 60 random merges; of odd seeds ranked in another order than that in which one needs another.
+        fn new(seed: u64) -> Self {
+            let mut state = seed;
             let mut random = move |end: u32| {
                 state = state
                     .wrapping_mul(0x5851_f42d_4c95_7f2d)
@@ -262,33 +271,54 @@ mod tests {
                     merges.push(pair);
                 }
             }
+            let rank = |index| if seed % 2 == 1 { index * 37 % 60 } else { index };
+            Self::of(merges, (0..60).map(rank).collect())
+        }
+
+        /// Runs of `a` of each power of two up to that of `doublings`, and of those that are half as long again.
+        fn of_runs(doublings: u32) -> Self {
+            let power = |exponent| if exponent == 0 { 0 } else { LETTERS + 2 * exponent - 2 };
+            let merges = (0..doublings).flat_map(|exponent| {
+                let run = power(exponent);
+                [(run, run), (power(exponent + 1), run)]
+            });
+            Self::of(merges.collect(), (0..2 * doublings).collect())
+        }
+
+        fn of(merges: Vec<(u32, u32)>, ranks: Vec<u32>) -> Self {
             let hashes: Vec<u64> = merges.iter().map(|(left, right)| pair_hash(*left, *right)).collect();
             let assignment = assign(&hashes).unwrap();
             let slots = assignment.keys.iter().flat_map(|key| match key {
                 None => PairSlot::EMPTY,
-                Some(rank) => {
-                    let (left, right) = merges[*rank as usize];
-                    PairSlot::write(left, right, *rank, LETTERS + rank)
+                Some(index) => {
+                    let (left, right) = merges[*index as usize];
+                    PairSlot::write(left, right, ranks[*index as usize], LETTERS + index)
                 }
             });
+            let tag = |key: &Option<u32>| key.map_or(0, |index| pair_tag(hashes[index as usize]));
+            let tags = assignment.keys.iter().map(tag).collect();
             let mut page = [NO_SYMBOL; 64];
             (0..LETTERS).for_each(|letter| page[33 + letter as usize] = letter);
             let mut pages = vec![0xff; 2 * PAGES];
             pages[2..4].fill(0);
             let pilots = assignment.pilots.iter().flat_map(|pilot| pilot.to_le_bytes()).collect();
             let chars = page.into_iter().flat_map(u32::to_le_bytes).collect();
-            let sections = vec![pilots, slots.collect(), Vec::new(), pages, chars];
-            Self { merges, sections }
+            let sections = vec![pilots, tags, slots.collect(), Vec::new(), pages, chars];
+            Self {
+                merges,
+                ranks,
+                sections,
+            }
         }
 
         fn tables(&self) -> Tables<'_> {
-            let mut sections: TableSections<'_> = [&[]; 8];
+            let mut sections: TableSections<'_> = [&[]; 9];
             sections
                 .iter_mut()
                 .zip(&self.sections)
                 .for_each(|(section, bytes)| *section = bytes);
             let meta = Meta {
-                vocab_size: LETTERS + 60,
+                vocab_size: LETTERS + self.merges.len() as u32,
                 flags: 0,
                 unknown: NO_SYMBOL,
             };
@@ -299,14 +329,17 @@ mod tests {
         fn reference(&self, word: &str) -> Vec<u32> {
             let mut symbols: Vec<u32> = word.bytes().map(|byte| u32::from(byte - b'a')).collect();
             loop {
-                let rank = |pair: &[u32]| self.merges.iter().position(|merge| *merge == (pair[0], pair[1]));
+                let rank = |pair: &[u32]| {
+                    let index = self.merges.iter().position(|merge| *merge == (pair[0], pair[1]))?;
+                    Some((self.ranks[index], index as u32))
+                };
                 let best = symbols
                     .windows(2)
                     .enumerate()
                     .filter_map(|(at, pair)| Some((rank(pair)?, at)))
                     .min();
-                let Some((rank, at)) = best else { return symbols };
-                symbols.splice(at..at + 2, [LETTERS + rank as u32]);
+                let Some(((_, index), at)) = best else { return symbols };
+                symbols.splice(at..at + 2, [LETTERS + index]);
             }
         }
     }
@@ -321,34 +354,40 @@ mod tests {
         (0..length).map(letter).collect()
     }
 
+    fn encode(model: &Model, word: &str, effort: &mut Effort) -> Result<Vec<u32>, EncodeError> {
+        let mut ids = Vec::new();
+        Merger::default().encode(&model.tables(), word, effort, &mut ids)?;
+        Ok(ids)
+    }
+
     #[test]
-    fn scan_and_queue_both_do_what_the_definition_says() {
-        let mut merger = Merger::default();
-        for seed in 0..40 {
+    fn words_of_all_lengths_are_what_the_definition_says() {
+        for seed in 0..60 {
             let model = Model::new(seed);
-            for length in (0..70).chain([200, 333]) {
+            for length in (0..70).chain([128, 200, 333, 700]) {
                 let word = word(length, seed * 1000 + length as u64);
-                let expected = model.reference(&word);
-                for by_queue in [false, true] {
-                    merger.symbols.clear();
-                    first_symbols(&model.tables(), &word, &mut merger.symbols);
-                    if by_queue {
-                        merger
-                            .merge_by_queue(&model.tables(), &mut Effort::unbounded())
-                            .unwrap();
-                    } else {
-                        merger.merge_by_scan(&model.tables(), &mut Effort::unbounded()).unwrap();
-                    }
-                    assert_eq!(merger.symbols, expected, "{word}, queue: {by_queue}");
-                }
-                let ids = merger.encode(&model.tables(), &word, &mut Effort::unbounded());
-                assert_eq!(ids.unwrap(), expected);
+                let ids = encode(&model, &word, &mut Effort::unbounded()).unwrap();
+                assert_eq!(ids, model.reference(&word), "{word}");
             }
         }
     }
 
-    /// The work for a word without a boundary grows with its length: at most three looks at the queue and two look-ups
-    /// for each symbol, and one look-up to begin with.
+    /// Tokens that are longer than a window, windows that end within runs, and windows that are the same again.
+    #[test]
+    fn runs_are_what_the_definition_says() {
+        for doublings in [1, 3, 6, 9] {
+            let model = Model::of_runs(doublings);
+            for length in (1..20).chain([47, 48, 49, 63, 64, 65, 127, 500, 1023]) {
+                let run = "a".repeat(length);
+                for word in [run.clone(), format!("b{run}c{run}"), "aab".repeat(length)] {
+                    let ids = encode(&model, &word, &mut Effort::unbounded()).unwrap();
+                    assert_eq!(ids, model.reference(&word), "{word}");
+                }
+            }
+        }
+    }
+
+    /// The work for a word without a boundary grows with its length.
     #[test]
     fn long_words_take_linear_work() {
         for seed in 0..10 {
@@ -359,7 +398,7 @@ mod tests {
                 (300_000, "a".repeat(300_000)),
             ] {
                 let mut effort = Effort::unbounded();
-                Merger::default().encode(&model.tables(), &word, &mut effort).unwrap();
+                encode(&model, &word, &mut effort).unwrap();
                 let steps = Effort::unbounded().left() - effort.left();
                 assert!(steps <= 6 * length as u64, "{steps} steps for {length}");
             }
@@ -369,9 +408,8 @@ mod tests {
     #[test]
     fn words_beyond_memory_are_refused() {
         let model = Model::new(1);
-        let mut merger = Merger::default();
         let word = "a".repeat(MAX_WORD_SYMBOLS + 1);
-        let refused = merger.encode(&model.tables(), &word, &mut Effort::unbounded());
+        let refused = encode(&model, &word, &mut Effort::unbounded());
         assert!(matches!(refused, Err(EncodeError::WordTooLong { .. })));
     }
 }

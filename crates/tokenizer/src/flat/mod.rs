@@ -4,6 +4,7 @@
 //! what is between them is normalized, added tokens that match normalized text are cut out, and the rest is cut into
 //! words. The words become ids here: remembered, whole, or merged.
 
+mod added;
 pub(crate) mod cache;
 mod classes;
 pub(crate) mod cuts;
@@ -16,17 +17,17 @@ pub(crate) mod words;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use tk_encode::pipeline::{
-    PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Segment, Span, SpecialSegmentIterator,
-};
-use tk_encode::vocab::bucket_added_vocabulary::AddedVocabulary;
+use tk_encode::pipeline::{PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Span};
 
-pub(crate) use self::load::{Added, read_components, vocabulary, write_added};
+pub(crate) use self::added::{Added, AddedTokens, write_added};
+pub(crate) use self::load::read_components;
 
+use self::added::Segment;
 use self::cache::{Key, WordCache};
 use self::cuts::{Cuts, Rules};
 use self::merge::Merger;
 use self::tables::{Meta, Tables};
+use self::words::Neighbours;
 use crate::artefact::{SECTIONS, Section};
 use crate::{Effort, EncodeError};
 
@@ -40,7 +41,7 @@ pub(crate) struct Flat {
     bytes: Vec<u8>,
     sections: [Range<usize>; SECTIONS],
     meta: Meta,
-    added: AddedVocabulary,
+    added: AddedTokens,
     /// Normalizers and pre-tokenizer; its model is empty.
     components: PipelineTokenizer,
     prefix: Vec<u32>,
@@ -73,17 +74,17 @@ impl Flat {
 
     /// What a text of so many bytes may take.
     pub(crate) fn effort(&self, bytes: usize) -> Effort {
-        Effort::for_text(bytes, self.meta.flags & Meta::WORDS != 0)
+        Effort::for_text(bytes, !self.section(Section::Neighbours).is_empty())
     }
 
     /// Where `text` is cut into pieces.
     pub(crate) fn cuts<'t>(&'t self, text: &'t str) -> Cuts<'t> {
-        Cuts::new(text, &self.added, self.rules)
+        Cuts::new(text, &self.added.raw, self.rules)
     }
 
     /// The last place up to `limit` where `text` may be cut.
     pub(crate) fn last_cut(&self, text: &str, limit: usize) -> usize {
-        cuts::last_cut(text, limit, &self.added, self.rules)
+        cuts::last_cut(text, limit, &self.added.raw, self.rules)
     }
 
     /// Appends the ids of `text`, which stands at `offset` of a whole text, in bytes.
@@ -123,19 +124,23 @@ impl Flat {
         effort: &mut Effort,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        for segment in SpecialSegmentIterator::new(text, &self.added, false, false) {
-            let (chunk, offset) = match segment {
-                Segment::SpecialToken(id) => {
+        for segment in self.added.raw.segments(text) {
+            let range = match segment {
+                Segment::Token(id) => {
                     ids.push(id);
                     continue;
                 }
-                Segment::Text { text, input_offset } => (text, base.wrapping_add(input_offset)),
+                Segment::Text(range) => range,
             };
+            let offset = base.wrapping_add(range.start);
+            let chunk = text.get(range).unwrap_or_default();
             let normalized = normalize::normalize(self.components.get_normalizers(), chunk, offset).map_err(failed)?;
-            for segment in SpecialSegmentIterator::new(&normalized, &self.added, true, false) {
+            for segment in self.added.normalized.segments(&normalized) {
                 match segment {
-                    Segment::SpecialToken(id) => ids.push(id),
-                    Segment::Text { text, .. } => self.encode_words(text, scratch, effort, ids)?,
+                    Segment::Token(id) => ids.push(id),
+                    Segment::Text(range) => {
+                        self.encode_words(normalized.get(range).unwrap_or_default(), scratch, effort, ids)?;
+                    }
                 }
             }
         }
@@ -162,28 +167,29 @@ impl Flat {
                 &mut scratch.words,
             )
             .map_err(failed)?;
-        if self.meta.flags & Meta::WORDS != 0 {
-            words::cut(text, &mut scratch.words, &mut scratch.spare_words);
-        }
+        let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
+        neighbours.cut(text, &mut scratch.words, &mut scratch.spare_words);
         scratch.encode_words(&self.tables(), text, effort, ids)
     }
 
+    fn section(&self, section: Section) -> &[u8] {
+        let range = self.sections.get(section as usize).cloned();
+        range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
+    }
+
     fn tables(&self) -> Tables<'_> {
-        let section = |section: Section| {
-            let range = self.sections.get(section as usize).cloned();
-            range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
-        };
         Tables::new(
             self.meta,
             [
-                section(Section::PairPilots),
-                section(Section::Pairs),
-                section(Section::Bytes),
-                section(Section::CharPages),
-                section(Section::Chars),
-                section(Section::WordPilots),
-                section(Section::Words),
-                section(Section::WordBytes),
+                self.section(Section::PairPilots),
+                self.section(Section::PairTags),
+                self.section(Section::Pairs),
+                self.section(Section::Bytes),
+                self.section(Section::CharPages),
+                self.section(Section::Chars),
+                self.section(Section::WordPilots),
+                self.section(Section::Words),
+                self.section(Section::WordBytes),
             ],
         )
     }
@@ -247,7 +253,7 @@ fn encode_word(
     if let Some(id) = tables.word(hash, word.as_bytes()) {
         ids.push(id);
     } else {
-        ids.extend_from_slice(merger.encode(tables, word, effort)?);
+        merger.encode(tables, word, effort, ids)?;
     }
     Ok(())
 }

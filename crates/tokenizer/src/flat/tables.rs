@@ -30,8 +30,7 @@ pub(crate) type Merge = u64;
 pub(crate) struct Meta {
     /// One more than the highest id.
     pub(crate) vocab_size: u32,
-    /// Bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one; bit 2: no
-    /// merge goes across the start of a word.
+    /// Bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one.
     pub(crate) flags: u32,
     /// Symbol of a character that has none and does not become bytes, or [`NO_SYMBOL`]: it is dropped.
     pub(crate) unknown: u32,
@@ -40,7 +39,6 @@ pub(crate) struct Meta {
 impl Meta {
     pub(crate) const BYTES: u32 = 1;
     pub(crate) const FUSE_UNKNOWN: u32 = 2;
-    pub(crate) const WORDS: u32 = 4;
 
     pub(crate) fn write(self) -> Vec<u8> {
         [self.vocab_size, self.flags, self.unknown]
@@ -120,11 +118,20 @@ pub(crate) fn pair_hash(left: u32, right: u32) -> u64 {
     spread(u64::from(left) << 32 | u64::from(right))
 }
 
+/// What tells nearly all pairs that do not merge from the one whose slot they find, in a table small enough to stay in the
+/// processor's cache.
+#[inline(always)]
+pub(crate) fn pair_tag(hash: u64) -> u8 {
+    // The slot depends on the other bits.
+    (hash >> 32) as u8
+}
+
 /// The tables of one artefact.
 #[derive(Clone, Copy)]
 pub(crate) struct Tables<'a> {
     pub(crate) meta: Meta,
     pair_pilots: &'a [[u8; 2]],
+    pair_tags: &'a [u8],
     pairs: &'a [[u8; 12]],
     bytes: &'a [[u8; 4]],
     char_pages: &'a [[u8; 2]],
@@ -135,7 +142,7 @@ pub(crate) struct Tables<'a> {
 }
 
 /// The sections of [`Tables`], in the order of their numbers from [`crate::artefact::Section::PairPilots`] on.
-pub(crate) type TableSections<'a> = [&'a [u8]; 8];
+pub(crate) type TableSections<'a> = [&'a [u8]; 9];
 
 impl<'a> Tables<'a> {
     /// The tables in these sections. Lookups are memory-safe and end for any content; [`Tables::check`] once makes sure
@@ -143,6 +150,7 @@ impl<'a> Tables<'a> {
     pub(crate) fn new(meta: Meta, sections: TableSections<'a>) -> Self {
         let [
             pair_pilots,
+            pair_tags,
             pairs,
             bytes,
             char_pages,
@@ -154,6 +162,7 @@ impl<'a> Tables<'a> {
         Self {
             meta,
             pair_pilots: pair_pilots.as_chunks().0,
+            pair_tags,
             pairs: pairs.as_chunks().0,
             bytes: bytes.as_chunks().0,
             char_pages: char_pages.as_chunks().0,
@@ -173,6 +182,7 @@ impl<'a> Tables<'a> {
         };
         let pages = self.chars.as_chunks::<{ PAGE as usize }>().0.len();
         let good = self.bytes.len() == 256
+            && self.pair_tags.len() == self.pairs.len()
             && self.char_pages.len() == PAGES
             && self.chars.len().is_multiple_of(PAGE as usize)
             && self.bytes.iter().all(known_or_none)
@@ -203,7 +213,11 @@ impl<'a> Tables<'a> {
     /// How these two merge.
     #[inline(always)]
     pub(crate) fn merge(&self, left: u32, right: u32) -> Merge {
-        let at = slot(pair_hash(left, right), self.pair_pilots, self.pairs.len());
+        let hash = pair_hash(left, right);
+        let at = slot(hash, self.pair_pilots, self.pairs.len());
+        if self.pair_tags.get(at) != Some(&pair_tag(hash)) {
+            return NO_MERGE;
+        }
         self.pairs
             .get(at)
             .and_then(|slot| PairSlot::merge_of(slot, left, right))
