@@ -429,8 +429,16 @@ fn published(config: &PoolConfig, model: &Model, epoch: u64) -> Option<Pool> {
 
 /// Asks a pool's workers for the tokens they make.
 fn asker(config: &PoolConfig, model: Model, parity: Arc<PoolParity>) -> Asker {
+    let harmony = model
+        .template
+        .as_ref()
+        .is_ok_and(|(template, _)| template.rules().harmony);
     let questions = Questions {
-        probes: config.models.first().map(|name| probes(name)).unwrap_or_default(),
+        probes: config
+            .models
+            .first()
+            .map(|name| probes(name, harmony))
+            .unwrap_or_default(),
         model,
         model_dir: config.model_dir.clone(),
     };

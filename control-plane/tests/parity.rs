@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use common::*;
 use control_plane::app::App;
-use control_plane::parity::probes::probes;
+use control_plane::parity::probes::{Probe, probes};
+use prompt::Shape;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,7 +28,8 @@ const LAZY: &str = "{interval: 1h, grace: 10m}";
 enum Manner {
     /// The right tokens.
     Right,
-    /// As [`Manner::Right`], but one id of the prompt with this text has another id.
+    /// As [`Manner::Right`], but for the probe of this name, in whose text the first "é" is another letter, or which has
+    /// one token more if there is none.
     Wrong(&'static str),
     /// 404, as from an engine that has no such endpoint.
     Missing,
@@ -43,22 +45,38 @@ struct Tokenizing {
 }
 
 impl Tokenizing {
+    /// One that does not render requests for others.
     async fn start(manner: Manner) -> Self {
         Self::start_at("127.0.0.1:0".parse().unwrap(), manner).await
     }
 
     async fn start_at(endpoint: SocketAddr, manner: Manner) -> Self {
+        Self::serve(endpoint, manner, false).await
+    }
+
+    /// One that does.
+    async fn start_rendering(manner: Manner) -> Self {
+        Self::serve("127.0.0.1:0".parse().unwrap(), manner, true).await
+    }
+
+    async fn serve(endpoint: SocketAddr, manner: Manner, renders: bool) -> Self {
         let listener = TcpListener::bind(endpoint).await.unwrap();
         let endpoint = listener.local_addr().unwrap();
         let (manner, current) = watch::channel(manner);
         let asked = Arc::new(AtomicUsize::new(0));
+        let all = probes(POOL, false);
         let count = asked.clone();
-        let answer = move |Json(request): Json<Value>| {
+        let answer = move |uri: Uri, Json(request): Json<Value>| {
             count.fetch_add(1, Ordering::Relaxed);
-            let manner = *current.borrow();
-            async move { answer(&request, manner) }
+            let response = match *current.borrow() {
+                Manner::Missing => StatusCode::NOT_FOUND.into_response(),
+                Manner::Failing => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+                _ if uri.path() != "/tokenize" && !renders => StatusCode::FORBIDDEN.into_response(),
+                manner => answer(uri.path(), &request, manner, &all),
+            };
+            async { response }
         };
-        let router = Router::new().route("/tokenize", post(answer));
+        let router = Router::new().fallback(post(answer));
         tokio::spawn(axum::serve(listener, router).into_future());
         Self {
             endpoint,
@@ -81,32 +99,49 @@ fn worker_at(endpoint: SocketAddr, Engine { events, replay, .. }: &Engine) -> St
     format!("{{endpoint: {endpoint}, kv_events: '{events}', replay: '{replay}'}}")
 }
 
-fn answer(request: &Value, manner: Manner) -> Response {
-    let mut text = text_of(request);
-    match manner {
-        Manner::Missing => return StatusCode::NOT_FOUND.into_response(),
-        Manner::Failing => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        // "é" has two bytes; one of them becomes another token.
-        Manner::Wrong(wrong) if text == wrong => text = text.replacen('é', "è", 1),
-        Manner::Wrong(_) | Manner::Right => {}
+fn answer(path: &str, request: &Value, manner: Manner, all: &[Probe]) -> Response {
+    let mut asked = request.as_object().unwrap().clone();
+    asked.remove("return_token_strs");
+    let is_this = |probe: &&Probe| match path.strip_suffix("/render") {
+        Some(path) => probe.shape.path() == path && probe.body == asked,
+        None => probe.tokenize.as_ref() == Some(&asked),
+    };
+    let probe = all.iter().find(is_this).unwrap_or_else(|| panic!("{path}: {request}"));
+    let mut tokens: Vec<_> = text_of(probe).bytes().map(token_of).collect();
+    if manner == Manner::Wrong(probe.name) {
+        match text_of(probe).find('é') {
+            // One of the two bytes of "é" becomes another token.
+            Some(place) => tokens[place + 1] = token_of("è".as_bytes()[1]),
+            None => tokens.push(0),
+        }
     }
-    let tokens: Vec<_> = text.bytes().map(token_of).collect();
-    Json(json!({"count": tokens.len(), "max_model_len": 1000, "tokens": tokens, "token_strs": null})).into_response()
+    let answer = match (path, probe.shape) {
+        ("/tokenize", _) => {
+            json!({"count": tokens.len(), "max_model_len": 1000, "tokens": tokens, "token_strs": null})
+        }
+        (_, Shape::Completions) => json!([{"request_id": "cmpl-1", "token_ids": tokens, "features": null}]),
+        _ => json!({"request_id": "chatcmpl-1", "token_ids": tokens, "features": null}),
+    };
+    Json(answer).into_response()
 }
 
 /// The template writes all contents, one after the other.
-fn text_of(request: &Value) -> String {
-    if let Some(prompt) = request["prompt"].as_str() {
-        return prompt.to_owned();
+fn text_of(probe: &Probe) -> String {
+    let request = probe.tokenize.as_ref().unwrap_or(&probe.body);
+    if let Some(prompt) = request.get("prompt") {
+        return prompt.as_str().unwrap().to_owned();
     }
     let content = |message: &Value| match &message["content"] {
-        Value::Array(parts) => {
+        Value::Array(parts) if message.get("role").is_some() => {
             let texts: Vec<_> = parts.iter().map(|part| part["text"].as_str().unwrap()).collect();
             texts.join("\n")
         }
-        content => content.as_str().unwrap().to_owned(),
+        Value::String(content) => content.clone(),
+        // Of a response, a tool's result; calls and reasoning have no content.
+        _ => message["output"].as_str().unwrap_or_default().to_owned(),
     };
-    request["messages"].as_array().unwrap().iter().map(content).collect()
+    let messages = request.get("messages").or_else(|| request.get("input"));
+    messages.unwrap().as_array().unwrap().iter().map(content).collect()
 }
 
 /// Printable bytes come first in the vocabulary, then the others.
@@ -119,13 +154,12 @@ fn token_of(byte: u8) -> usize {
     if is_printable(byte) { alike } else { printable + alike }
 }
 
-/// The text of a probe, which has an "é".
-fn scripts() -> &'static str {
-    let all = probes("tiny");
-    let probe = all.iter().find(|probe| probe.name == "text_scripts").unwrap();
-    let text = probe.body["prompt"].as_str().unwrap();
-    assert!(text.contains('é'));
-    text.to_owned().leak()
+/// A probe with an "é", and its text.
+const SCRIPTS: &str = "text_scripts";
+
+fn scripts() -> String {
+    let all = probes(POOL, false);
+    text_of(all.iter().find(|probe| probe.name == SCRIPTS).unwrap())
 }
 
 fn is_exact(filter: &Filter) -> bool {
@@ -146,6 +180,22 @@ async fn parity_until(app: &App, state: &str) -> Value {
     status["pools"][0].clone()
 }
 
+/// Waits for what the metric of differences shows.
+async fn shown_difference_until(app: &App, done: impl Fn(&[&str]) -> bool) {
+    let waiting = async {
+        loop {
+            let (_, metrics) = get(app, "/metrics").await;
+            let shown = metrics.lines();
+            let shown = shown.filter(|line| line.starts_with("warmpath_parity_difference_position{"));
+            if done(&shown.collect::<Vec<_>>()) {
+                return;
+            }
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.expect("the metric does not become as wanted");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_makes_our_tokens() {
     let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Right).await);
@@ -163,9 +213,15 @@ async fn a_worker_that_makes_our_tokens() {
     assert!(is_exact(&filter));
     let pool = parity_until(&app, "equal").await;
     let endpoint = worker.endpoint.to_string();
-    let compared = probes("tiny").len();
+    let all = probes(POOL, false);
+    let (tokenized, others): (Vec<_>, Vec<_>) = all.iter().partition(|probe| probe.tokenize.is_some());
+    let left_out = others.iter().map(|probe| {
+        let because = format!("POST {}/render: status 403: ", probe.shape.path());
+        json!({"probe": probe.name, "because": because})
+    });
     let expected = json!({"mode": "enforce", "state": "equal", "workers": [
-        {"endpoint": endpoint, "state": "equal", "compared": compared, "left_out": []}]});
+        {"endpoint": endpoint, "state": "equal", "compared": tokenized.len(), "rendered": 0,
+         "left_out": left_out.collect::<Vec<_>>()}]});
     assert_eq!((&pool["parity"], &pool["exact"]), (&expected, &json!(true)));
     let (_, metrics) = get(&app, "/metrics").await;
     for expected in [
@@ -181,7 +237,7 @@ async fn a_worker_that_makes_our_tokens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_makes_other_tokens_until_it_does_not() {
     let text = scripts();
-    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Wrong(text)).await);
+    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Wrong(SCRIPTS)).await);
     engine.publish([store(&prompt(1, 3), 10)]).await;
     let directory = model_dir("parity-unequal");
     let app = App::start(config_of(&directory, &[worker.worker(&engine)], EAGER, ""))
@@ -203,7 +259,7 @@ async fn a_worker_that_makes_other_tokens_until_it_does_not() {
     let difference = json!({
         "probe": "text_scripts",
         "position": place,
-        "ours": {"token": ours, "text": "©", "around": around(text)},
+        "ours": {"token": ours, "text": "©", "around": around(&text)},
         "worker": {"token": theirs, "text": "¨", "around": around(&text.replacen('é', "è", 1))},
     });
     assert_eq!(
@@ -227,12 +283,57 @@ async fn a_worker_that_makes_other_tokens_until_it_does_not() {
     assert_eq!(filter.depth(&prompt(1, 3), 0), 3, "the view stays");
 
     // A filter that held the artefacts once has dropped them, and needs them again.
-    worker.manner.send_replace(Manner::Wrong(text));
+    worker.manner.send_replace(Manner::Wrong(SCRIPTS));
     filter.until("routing by load", is_by_load).await;
     filter.seen.clear();
     worker.manner.send_replace(Manner::Right);
     filter.until("exact routing", is_exact).await;
     assert_eq!(filter.seen, ["artefact", "fleet"]);
+}
+
+/// A worker that makes other tokens of one kind of request only is found out in every shape, and told in the status, by
+/// the metric and to the filters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_in_any_request_is_named() {
+    let all = probes(POOL, false);
+    let (engine, worker) = (Engine::start().await, Tokenizing::start_rendering(Manner::Right).await);
+    let directory = model_dir("parity-named");
+    let app = App::start(config_of(&directory, &[worker.worker(&engine)], EAGER, ""))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    filter.until("exact routing", is_exact).await;
+    let pool = parity_until(&app, "equal").await;
+    let rendered = all.iter().filter(|probe| probe.shape != Shape::Embeddings).count();
+    assert_eq!(
+        pool["parity"]["workers"],
+        json!([{"endpoint": worker.endpoint.to_string(), "state": "equal", "compared": all.len(),
+                "rendered": rendered, "left_out": []}])
+    );
+    for probe in &all {
+        worker.manner.send_replace(Manner::Wrong(probe.name));
+        let status = get_until(&app, "/v1/status", |status| {
+            status["pools"][0]["parity"]["workers"][0]["difference"]["probe"] == probe.name
+        })
+        .await;
+        let text = text_of(probe);
+        let position = text.find('é').map_or(text.len(), |place| place + 1);
+        let difference = &status["pools"][0]["parity"]["workers"][0]["difference"];
+        assert_eq!(difference["position"], position, "{difference}");
+        let labels = format!(
+            "pool=\"tiny\",worker=\"{}\",probe=\"{}\",ours=",
+            worker.endpoint, probe.name
+        );
+        shown_difference_until(&app, |shown| {
+            shown.len() == 1 && shown[0].contains(&labels) && shown[0].ends_with(&format!("}} {position}"))
+        })
+        .await;
+    }
+    filter.until("routing by load", is_by_load).await;
+    worker.manner.send_replace(Manner::Right);
+    parity_until(&app, "equal").await;
+    shown_difference_until(&app, |shown| shown.is_empty()).await;
+    filter.until("exact routing", is_exact).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +393,7 @@ async fn the_grace_ends() {
     let mut filter = Filter::connect(&app).await;
     filter.until("exact routing", is_exact).await;
     parity_until(&app, "unverified").await;
-    worker.manner.send_replace(Manner::Wrong(scripts()));
+    worker.manner.send_replace(Manner::Wrong(SCRIPTS));
     filter.until("routing by load", is_by_load).await;
     // It has been found out; that it answers no more does not absolve it.
     worker.manner.send_replace(Manner::Failing);
@@ -305,7 +406,7 @@ async fn the_grace_ends() {
 async fn one_of_two_workers_makes_other_tokens() {
     let engines = [Engine::start().await, Engine::start().await];
     let right = Tokenizing::start(Manner::Right).await;
-    let wrong = Tokenizing::start(Manner::Wrong(scripts())).await;
+    let wrong = Tokenizing::start(Manner::Wrong(SCRIPTS)).await;
     let workers = [right.worker(&engines[0]), wrong.worker(&engines[1])];
     let directory = model_dir("parity-two");
     let app = App::start(config_of(&directory, &workers, EAGER, "")).await.unwrap();
@@ -340,7 +441,7 @@ async fn a_worker_that_connects_again_is_asked_again() {
         status["pools"][0]["ranks"][0]["connected"] == false
     })
     .await;
-    worker.manner.send_replace(Manner::Wrong(scripts()));
+    worker.manner.send_replace(Manner::Wrong(SCRIPTS));
     let engine = Engine::start_at(&events, &replay).await;
     filter.until("routing by load", is_by_load).await;
 
@@ -356,7 +457,7 @@ async fn a_worker_that_connects_again_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_asked_where_that_is_off() {
-    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Wrong(scripts())).await);
+    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Wrong(SCRIPTS)).await);
     let directory = model_dir("parity-off");
     let app = App::start(config_of(&directory, &[worker.worker(&engine)], "{mode: off}", ""))
         .await

@@ -1,6 +1,7 @@
 //! The process's metrics, served as Prometheus text at `/metrics`.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::index::Tally;
 use crate::parity::State;
+use crate::parity::compare::Difference;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RankLabels {
@@ -49,6 +51,16 @@ struct PoolReasonLabels {
     reason: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DifferenceLabels {
+    pool: String,
+    worker: String,
+    probe: &'static str,
+    /// Both sides, as the log shows them.
+    ours: String,
+    theirs: String,
+}
+
 /// All metrics; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -65,6 +77,7 @@ pub struct Metrics {
     discovery_connected: Family<PoolLabels, Gauge>,
     pool_exact: Family<PoolLabels, Gauge>,
     parity: Family<PoolStateLabels, Gauge>,
+    parity_difference: Family<DifferenceLabels, Gauge>,
     parity_checks: Family<PoolStateLabels, Counter>,
     snapshots: Family<PoolLabels, Counter>,
     deltas: Family<PoolLabels, Counter>,
@@ -112,6 +125,8 @@ pub struct PoolMetrics {
 pub struct ParityMetrics {
     all: Metrics,
     pool: String,
+    /// The difference that is shown.
+    difference: Arc<Mutex<Option<DifferenceLabels>>>,
 }
 
 impl Metrics {
@@ -156,6 +171,10 @@ impl Metrics {
             parity: register!(
                 "parity",
                 "Whether workers make our tokens: 1 for the state the pool is in"
+            ),
+            parity_difference: register!(
+                "parity_difference_position",
+                "Place of the first token in which a worker differs, both sides in the labels"
             ),
             parity_checks: register!("parity_checks", "Workers asked for their tokens, by outcome"),
             snapshots: register!("sync_snapshots", "Snapshots given to filters"),
@@ -219,6 +238,7 @@ impl Metrics {
         ParityMetrics {
             all: self.clone(),
             pool: pool.to_owned(),
+            difference: Arc::default(),
         }
     }
 
@@ -380,6 +400,26 @@ impl ParityMetrics {
             let gauge = self.all.parity.get_or_create_owned(&self.labels(other.label()));
             gauge.set((other == state).into());
         }
+    }
+
+    /// The difference that the pool is held back for, and the worker that makes it.
+    pub fn show_difference(&self, difference: Option<(SocketAddr, &Difference)>) {
+        let labels = difference.map(|(worker, difference)| DifferenceLabels {
+            pool: self.pool.clone(),
+            worker: worker.to_string(),
+            probe: difference.probe,
+            ours: difference.ours.to_string(),
+            theirs: difference.worker.to_string(),
+        });
+        let mut shown = self.difference.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = shown.take().filter(|before| Some(before) != labels.as_ref()) {
+            self.all.parity_difference.remove(&before);
+        }
+        if let (Some(labels), Some((_, difference))) = (&labels, difference) {
+            let position = i64::try_from(difference.position).unwrap_or(i64::MAX);
+            self.all.parity_difference.get_or_create(labels).set(position);
+        }
+        *shown = labels;
     }
 
     /// A worker was asked.

@@ -1,9 +1,9 @@
 //! Do workers make the same tokens of a prompt as we do? If not, every block hash after the first difference is wrong,
 //! and nobody would notice but for missing hits. So workers are asked before a pool is routed exactly.
 //!
-//! [`probes`] are small requests of every shape. [`worker`] asks a worker's `POST /tokenize` for the ids it makes of them,
-//! [`compare`] sets them against ours, [`task`] does that for one worker again and again. What comes of it is kept here,
-//! one [`PoolParity`] for each pool; [`crate::fleet`] acts on it.
+//! [`probes`] are small requests of every shape. [`worker`] asks a worker for the ids it makes of them, [`compare`] sets
+//! them against ours, [`task`] does that for one worker again and again. What comes of it is kept here, one [`PoolParity`]
+//! for each pool; [`crate::fleet`] acts on it.
 
 pub mod compare;
 pub mod probes;
@@ -31,6 +31,9 @@ pub enum Verdict {
     Equal {
         /// How many those are.
         compared: usize,
+        /// Of those, how many the worker rendered itself, as it does the requests that they stand for. (The others were
+        /// asked of its `/tokenize`.)
+        rendered: usize,
         /// The others.
         left_out: Vec<LeftOut>,
     },
@@ -155,7 +158,9 @@ impl PoolParity {
         };
         if standing.verdict.as_ref() != Some(&verdict) {
             match &verdict {
-                Verdict::Equal { compared, .. } => tracing::info!(pool, %endpoint, compared, "parity: equal tokens"),
+                Verdict::Equal { compared, rendered, .. } => {
+                    tracing::info!(pool, %endpoint, compared, rendered, "parity: equal tokens");
+                }
                 Verdict::Unequal { difference } => {
                     tracing::error!(pool, %endpoint, %difference, "parity: the worker makes other tokens than we do");
                 }
@@ -220,18 +225,8 @@ impl PoolParity {
     pub fn inexact_because(&self) -> Option<String> {
         match (self.mode, self.state()) {
             (ParityMode::Enforce, State::Pending) => Some("parity: no worker has answered yet".to_owned()),
-            (ParityMode::Enforce, State::Unequal) => {
-                let known = self.lock();
-                known
-                    .workers
-                    .iter()
-                    .find_map(|(endpoint, standing)| match &standing.verdict {
-                        Some(Verdict::Unequal { difference }) => {
-                            Some(format!("parity: worker {endpoint}: {difference}"))
-                        }
-                        _ => None,
-                    })
-            }
+            (ParityMode::Enforce, State::Unequal) => first_difference(&self.lock())
+                .map(|(endpoint, difference)| format!("parity: worker {endpoint}: {difference}")),
             _ => None,
         }
     }
@@ -260,10 +255,24 @@ impl PoolParity {
 
     fn tell(&self) {
         self.metrics.show(self.state());
+        let known = self.lock();
+        self.metrics.show_difference(first_difference(&known));
+        drop(known);
         self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The difference of the first worker that has one.
+fn first_difference(known: &Known) -> Option<(SocketAddr, &Difference)> {
+    known
+        .workers
+        .iter()
+        .find_map(|(endpoint, standing)| match &standing.verdict {
+            Some(Verdict::Unequal { difference }) => Some((*endpoint, &**difference)),
+            _ => None,
+        })
 }

@@ -1,10 +1,12 @@
 //! One worker's task: asks, and asks again whenever the worker may be another than before.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prompt::Shape;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -70,11 +72,17 @@ impl ParityTask {
 
     /// Asks everything once.
     async fn check(&self) -> Result<Verdict, String> {
-        let worker = Worker::new(self.endpoint);
-        let (mut compared, mut left_out) = (0, Vec::new());
+        let mut check = Check {
+            worker: Worker::new(self.endpoint),
+            renders_not: BTreeMap::new(),
+        };
+        let (mut compared, mut rendered, mut left_out) = (0, 0, Vec::new());
         for probe in &self.questions.probes {
-            match self.compare(&worker, probe).await? {
-                Compared::Equal => compared += 1,
+            match self.compare(&mut check, probe).await? {
+                Compared::Equal(way) => {
+                    compared += 1;
+                    rendered += usize::from(way == Way::Render);
+                }
                 Compared::Not(because) => left_out.push(LeftOut {
                     probe: probe.name,
                     because,
@@ -89,36 +97,44 @@ impl ParityTask {
                     first.probe, first.because
                 ),
             },
-            _ => Verdict::Equal { compared, left_out },
+            _ => Verdict::Equal {
+                compared,
+                rendered,
+                left_out,
+            },
         })
     }
 
     /// Asks one thing. A difference counts if it is there twice: in between, the day may have changed that a template
     /// writes down.
-    async fn compare(&self, worker: &Worker, probe: &Probe) -> Result<Compared, String> {
-        let mut difference = None;
-        for _ in 0..2 {
-            let ours = self.our_ids(probe);
-            let theirs = match worker.ask(probe).await? {
-                Answer::Tokens(tokens) => tokens,
-                Answer::Refused(because) => return Ok(Compared::Not(because)),
-                Answer::CannotBeAsked(because) => return Ok(Compared::Over(Verdict::Unverified { because })),
-            };
-            let ours = match ours {
-                Ok(ids) => ids,
-                // Such requests are routed by load anyhow.
-                Err(reason) => return Ok(Compared::Not(format!("not routed exactly: {reason}"))),
-            };
-            let vocabulary = || Vocabulary::load(&self.questions.model_dir);
-            difference = first_difference(probe.name, &ours, &theirs, vocabulary);
-            if difference.is_none() {
-                return Ok(Compared::Equal);
-            }
+    async fn compare(&self, check: &mut Check, probe: &Probe) -> Result<Compared, String> {
+        match self.compare_once(check, probe).await? {
+            Compared::Over(Verdict::Unequal { .. }) => self.compare_once(check, probe).await,
+            other => Ok(other),
         }
-        Ok(difference.map_or(Compared::Equal, |difference| {
-            let difference = Box::new(difference);
-            Compared::Over(Verdict::Unequal { difference })
-        }))
+    }
+
+    async fn compare_once(&self, check: &mut Check, probe: &Probe) -> Result<Compared, String> {
+        let ours = self.our_ids(probe);
+        let (way, theirs) = match check.ask(probe).await? {
+            (way, Answer::Tokens(tokens)) => (way, tokens),
+            (Way::Tokenize, Answer::CannotBeAsked(because)) => {
+                return Ok(Compared::Over(Verdict::Unverified { because }));
+            }
+            (_, Answer::Refused(because) | Answer::CannotBeAsked(because)) => return Ok(Compared::Not(because)),
+        };
+        let ours = match ours {
+            Ok(ids) => ids,
+            // Such requests are routed by load anyhow.
+            Err(reason) => return Ok(Compared::Not(format!("not routed exactly: {reason}"))),
+        };
+        let vocabulary = || Vocabulary::load(&self.questions.model_dir);
+        Ok(match first_difference(probe.name, &ours, &theirs, vocabulary) {
+            None => Compared::Equal(way),
+            Some(difference) => Compared::Over(Verdict::Unequal {
+                difference: Box::new(difference),
+            }),
+        })
     }
 
     fn our_ids(&self, probe: &Probe) -> Result<Vec<u32>, String> {
@@ -131,9 +147,44 @@ impl ParityTask {
     }
 }
 
+/// How a worker was asked for a probe's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// For those of the request itself.
+    Render,
+    /// For those of a chat or a text with the same prompt.
+    Tokenize,
+}
+
+/// One worker that is being asked.
+struct Check {
+    worker: Worker,
+    /// Shapes that it does not render for others, and what it says of that.
+    renders_not: BTreeMap<Shape, String>,
+}
+
+impl Check {
+    /// Asks for the request itself where the worker renders it, which shows all that there is to see.
+    async fn ask(&mut self, probe: &Probe) -> Result<(Way, Answer), String> {
+        if probe.shape != Shape::Embeddings && !self.renders_not.contains_key(&probe.shape) {
+            match self.worker.render(probe.shape, &probe.body).await? {
+                Answer::CannotBeAsked(because) => self.renders_not.insert(probe.shape, because),
+                answer => return Ok((Way::Render, answer)),
+            };
+        }
+        match &probe.tokenize {
+            Some(body) => Ok((Way::Tokenize, self.worker.tokenize(body).await?)),
+            None => {
+                let because = self.renders_not.get(&probe.shape).cloned().unwrap_or_default();
+                Ok((Way::Render, Answer::CannotBeAsked(because)))
+            }
+        }
+    }
+}
+
 /// What became of one probe.
 enum Compared {
-    Equal,
+    Equal(Way),
     /// One side cannot do it.
     Not(String),
     /// No further one is needed.

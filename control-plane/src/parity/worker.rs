@@ -1,5 +1,8 @@
-//! Asks a worker for the tokens it makes: vLLM's `POST /tokenize` (`vllm/entrypoints/openai/protocol.py`,
-//! `TokenizeCompletionRequest` and `TokenizeChatRequest`).
+//! Asks a worker for the tokens it makes, in the two ways that vLLM 0.32 has:
+//!
+//! - `POST /v1/chat/completions/render` and the like (`vllm/entrypoints/scale_out/render`): a request's prompt, made as for
+//!   the request itself. Only workers with `--enable-scale-out` answer.
+//! - `POST /tokenize` (`vllm/entrypoints/serve/tokenize/protocol.py`): a text or a chat, by itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,10 +12,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use prompt::Shape;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::compare::Tokens;
-use super::probes::Probe;
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,12 +42,19 @@ pub struct Worker {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
+/// What is read of vLLM's `TokenizeResponse`.
 #[derive(Deserialize)]
-struct TokenizeAnswer {
+struct Tokenized {
     tokens: Vec<u32>,
     /// Newer versions, when asked.
     #[serde(default)]
     token_strs: Option<Vec<String>>,
+}
+
+/// What is read of vLLM's `GenerateRequest`: what its frontend would hand to its engine.
+#[derive(Deserialize)]
+struct Rendered {
+    token_ids: Vec<u32>,
 }
 
 impl Worker {
@@ -55,15 +66,33 @@ impl Worker {
         }
     }
 
-    /// The tokens it makes of a probe.
+    /// The tokens of a request as the worker itself renders it.
     ///
     /// # Errors
     /// When there is no answer, or a failure that may pass.
-    pub async fn ask(&self, probe: &Probe) -> Result<Answer, String> {
-        let mut body = probe.body.clone();
+    pub async fn render(&self, shape: Shape, body: &Map<String, Value>) -> Result<Answer, String> {
+        let path = format!("{}/render", shape.path());
+        self.ask(&path, body, |answer| read_rendered(shape, answer)).await
+    }
+
+    /// The tokens of a text or a chat.
+    ///
+    /// # Errors
+    /// When there is no answer, or a failure that may pass.
+    pub async fn tokenize(&self, body: &Map<String, Value>) -> Result<Answer, String> {
+        let mut body = body.clone();
         body.insert("return_token_strs".to_owned(), true.into());
-        let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-        let request = hyper::Request::post(format!("http://{}/tokenize", self.endpoint))
+        self.ask("/tokenize", &body, read_tokenized).await
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+        body: &Map<String, Value>,
+        read: impl FnOnce(&[u8]) -> Result<Tokens, serde_json::Error>,
+    ) -> Result<Answer, String> {
+        let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        let request = hyper::Request::post(format!("http://{}{path}", self.endpoint))
             .header("content-type", "application/json")
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
@@ -76,27 +105,52 @@ impl Worker {
         let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))?;
-        understand(status, &body)
+        understand(path, status, &body, read)
     }
 }
 
-fn understand(status: u16, body: &[u8]) -> Result<Answer, String> {
+fn read_rendered(shape: Shape, answer: &[u8]) -> Result<Tokens, serde_json::Error> {
+    let Rendered { token_ids } = match shape {
+        // One for each prompt of a batch.
+        Shape::Completions => {
+            let [only] = serde_json::from_slice(answer)?;
+            only
+        }
+        _ => serde_json::from_slice(answer)?,
+    };
+    Ok(Tokens {
+        ids: token_ids,
+        texts: Vec::new(),
+    })
+}
+
+fn read_tokenized(answer: &[u8]) -> Result<Tokens, serde_json::Error> {
+    let Tokenized { tokens, token_strs } = serde_json::from_slice(answer)?;
+    Ok(Tokens {
+        texts: token_strs
+            .filter(|texts| texts.len() == tokens.len())
+            .unwrap_or_default(),
+        ids: tokens,
+    })
+}
+
+fn understand(
+    path: &str,
+    status: u16,
+    body: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<Tokens, serde_json::Error>,
+) -> Result<Answer, String> {
     let said = || {
         let text = String::from_utf8_lossy(body);
         let start: String = text.trim().chars().take(MAX_REFUSAL_CHARS).collect();
-        format!("POST /tokenize: status {status}: {start}")
+        format!("POST {path}: status {status}: {start}")
     };
     match status {
-        200 => Ok(match serde_json::from_slice(body) {
-            Ok(TokenizeAnswer { tokens, token_strs }) => Answer::Tokens(Tokens {
-                texts: token_strs
-                    .filter(|texts| texts.len() == tokens.len())
-                    .unwrap_or_default(),
-                ids: tokens,
-            }),
-            Err(error) => Answer::CannotBeAsked(format!("POST /tokenize: the answer is not vLLM's: {error}")),
+        200 => Ok(match read(body) {
+            Ok(tokens) => Answer::Tokens(tokens),
+            Err(error) => Answer::CannotBeAsked(format!("POST {path}: the answer is not vLLM's: {error}")),
         }),
-        // 404 is also how vLLM says that it does not serve the model.
+        // 404 is also how vLLM says that it does not serve the model, 403 that it does not render.
         401 | 403 | 404 | 405 | 501 => Ok(Answer::CannotBeAsked(said())),
         408 | 425 | 429 => Err(said()),
         400..=499 => Ok(Answer::Refused(said())),
@@ -116,6 +170,7 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
+        let understand = |status, body: &[u8]| understand("/tokenize", status, body, read_tokenized);
         let tokens = |texts: &[&str]| {
             Ok(Answer::Tokens(Tokens {
                 ids: vec![1, 2],
@@ -140,5 +195,16 @@ mod tests {
         for status in [429, 500, 503] {
             assert!(understand(status, b"").is_err());
         }
+    }
+
+    #[test]
+    fn what_workers_render() {
+        let read = |shape, answer: &str| read_rendered(shape, answer.as_bytes()).map(|tokens| tokens.ids).ok();
+        let one = r#"{"request_id":"r","token_ids":[1,2],"features":null}"#;
+        assert_eq!(read(Shape::Chat, one), Some(vec![1, 2]));
+        assert_eq!(read(Shape::Completions, &format!("[{one}]")), Some(vec![1, 2]));
+        assert_eq!(read(Shape::Completions, &format!("[{one},{one}]")), None);
+        // Of an earlier version: the conversation and its prompts.
+        assert_eq!(read(Shape::Chat, &format!("[[],[{one}]]")), None);
     }
 }

@@ -12,7 +12,7 @@ use crate::json::{Json, Key};
 use crate::template::ChatTemplate;
 
 /// Which API a body is written for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Shape {
     /// OpenAI chat completions.
     Chat,
@@ -27,16 +27,30 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Responses,
+        Self::Messages,
+        Self::Embeddings,
+    ];
+
+    /// The path of its requests.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
     /// The shape that a request path stands for, its query string ignored. `None`: not a path with a prompt.
     pub fn of_path(path: &str) -> Option<Self> {
-        match path.split_once('?').map_or(path, |(path, _)| path) {
-            "/v1/chat/completions" => Some(Self::Chat),
-            "/v1/completions" => Some(Self::Completions),
-            "/v1/responses" => Some(Self::Responses),
-            "/v1/messages" => Some(Self::Messages),
-            "/v1/embeddings" => Some(Self::Embeddings),
-            _ => None,
-        }
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        Self::ALL.into_iter().find(|shape| shape.path() == path)
     }
 
     /// The fields that may hold the prompt, the first that is set first.
