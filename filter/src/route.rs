@@ -2,7 +2,7 @@
 
 use crate::artefacts::Artefacts;
 use crate::state::State;
-use memory::{Memory, Text};
+use memory::{Content, Memory, Part, Text};
 use prompt::token_data::Splice;
 use prompt::{Body, Media, Piece, Prompt as PromptText, Shape};
 use router_core::Millis;
@@ -12,7 +12,6 @@ use router_core::ladder::Footing;
 use router_core::router::{Decision, Prompt, Router};
 use serde::Deserialize;
 use std::borrow::Cow;
-use tokenizer::{EncodeError, Tokenizer};
 
 /// Bytes of a body per token of its prompt, to guess at prompts that are not read.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -280,6 +279,17 @@ fn understand(
         true => Extent::FirstPrompt,
         false => Extent::Prompt,
     };
+    let mut read = |content, want_tokens| {
+        let prompt = memory::Prompt {
+            content,
+            tokenizer,
+            tokenizer_id: tokenizer_id.0,
+            layout: pool.layout,
+            seed,
+            want_tokens,
+        };
+        memory.read(prompt).map_err(|error| error.reason())
+    };
     let (input_tokens, blocks) = match body.prompt(template).map_err(|error| error.reason())? {
         PromptText::Tokens(tokens) => {
             let blocks = Blocks {
@@ -303,17 +313,12 @@ fn understand(
                 // A tokenizer that texts cannot be cut for does not say which ids are settled.
                 Some(media) => tokenizer.cutter().ok_or("multimodal")?.settled(&text, media.before),
             };
-            let read = memory.read(Text {
+            let content = Content::Text(Text {
                 text: text.get(..known).unwrap_or_default(),
                 add_special_tokens,
                 is_whole: media.is_none(),
-                tokenizer,
-                tokenizer_id: tokenizer_id.0,
-                layout: pool.layout,
-                seed,
-                want_tokens,
             });
-            let read = read.map_err(|error| error.reason())?;
+            let read = read(content, want_tokens)?;
             let blocks = Blocks {
                 hashes: read.blocks,
                 extent: media.map_or(extent, |_| Extent::TextBeforeMedia),
@@ -326,17 +331,19 @@ fn understand(
             let rest = media.map_or(0, |media| guessed_tokens(text.len().saturating_sub(known), media));
             ((read.input_tokens as u64).saturating_add(rest), blocks)
         }
-        // Not remembered: the memory's texts are tokenized as a whole.
         PromptText::Pieces(pieces) => {
-            let tokens = tokens_of(tokenizer, &pieces).map_err(|_| "tokenizer_error")?;
-            let input_tokens = tokens.len() as u64;
+            let parts: Vec<_> = pieces.iter().map(part).collect();
+            let read = read(Content::Parts(&parts), pool.inject_tokens)?;
             let blocks = Blocks {
-                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
+                hashes: read.blocks,
                 extent,
-                recall: Recall::default(),
-                tokens: pool.inject_tokens.then_some(tokens),
+                recall: Recall {
+                    bytes: parts.iter().map(|part| part.as_str().len() as u64).sum(),
+                    remembered: read.remembered_bytes as u64,
+                },
+                tokens: pool.inject_tokens.then_some(read.tokens),
             };
-            (input_tokens, blocks)
+            (read.input_tokens as u64, blocks)
         }
     };
     let nothing_before_media = blocks.extent == Extent::TextBeforeMedia && blocks.hashes.is_empty();
@@ -356,17 +363,11 @@ fn guessed_tokens(bytes: usize, media: Media) -> u64 {
     (bytes as u64 / BYTES_PER_TOKEN).saturating_add(of_media)
 }
 
-/// The ids of a prompt that is tokenized piece by piece.
-fn tokens_of(tokenizer: &Tokenizer, pieces: &[Piece]) -> Result<Vec<u32>, EncodeError> {
-    let mut tokens = Vec::new();
-    let mut effort = tokenizer.effort(pieces.iter().map(|piece| piece.as_str().len()).sum());
-    for piece in pieces {
-        match piece {
-            Piece::Special(token) => tokenizer.encode_into(token, false, &mut tokens)?,
-            Piece::Text(text) => tokenizer.encode_plain_into(text, &mut effort, &mut tokens)?,
-        }
+fn part(piece: &Piece) -> Part<'_> {
+    match piece {
+        Piece::Special(token) => Part::Special(token),
+        Piece::Text(text) => Part::Text(text),
     }
-    Ok(tokens)
 }
 
 fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {

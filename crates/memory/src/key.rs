@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::Text;
+use crate::{Part, Prompt};
 
 /// Names what is remembered. Its 128 bits are as good as random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +21,13 @@ impl Hash for Key {
 /// Makes keys.
 pub(crate) struct Keys(SipHasher13);
 
-/// What a key is of. Every message starts with it, and of one kind all but the last part have a fixed length.
+/// What a key is of. Every message starts with it, and of one kind each field has a fixed length, says its own, or is the
+/// last: so no two things have one message.
 #[repr(u64)]
 enum Kind {
     Piece,
     FirstPiece,
+    Parts,
     Root,
     Place,
 }
@@ -41,16 +43,35 @@ impl Keys {
         self.of(kind, &[&tokenizer, piece.as_bytes()])
     }
 
+    /// Of a piece of parts by itself: its tokens depend on the tokenizer, on the parts and on where each ends.
+    pub(crate) fn of_parts(&self, tokenizer: [u8; 16], parts: &[Part<'_>]) -> Key {
+        let mut hasher = self.hasher(Kind::Parts);
+        hasher.write(&tokenizer);
+        for part in parts {
+            let (kind, text) = match part {
+                Part::Special(token) => (0_u8, token),
+                Part::Text(text) => (1, text),
+            };
+            hasher.write(&[kind]);
+            hasher.write(&(text.len() as u64).to_le_bytes());
+            hasher.write(text.as_bytes());
+        }
+        key(&hasher)
+    }
+
     /// Of the state before the first piece.
-    pub(crate) fn of_root(&self, text: &Text<'_>) -> Key {
+    pub(crate) fn of_root(&self, prompt: &Prompt<'_>, add_special_tokens: bool) -> Key {
         let blocks = [
-            u64::from(text.layout.block_size.get()),
-            u64::from(text.layout.eagle),
-            text.seed.value(),
-            u64::from(text.add_special_tokens),
+            u64::from(prompt.layout.block_size.get()),
+            u64::from(prompt.layout.eagle),
+            prompt.seed.value(),
+            u64::from(add_special_tokens),
         ];
         let [block_size, eagle, seed, special] = blocks.map(u64::to_le_bytes);
-        self.of(Kind::Root, &[&text.tokenizer_id, &block_size, &eagle, &seed, &special])
+        self.of(
+            Kind::Root,
+            &[&prompt.tokenizer_id, &block_size, &eagle, &seed, &special],
+        )
     }
 
     /// Of the state after a piece, from the state before it.
@@ -59,11 +80,20 @@ impl Keys {
         self.of(Kind::Place, &[&a, &b, &c, &d])
     }
 
-    fn of(&self, kind: Kind, parts: &[&[u8]]) -> Key {
+    fn of(&self, kind: Kind, fields: &[&[u8]]) -> Key {
+        let mut hasher = self.hasher(kind);
+        fields.iter().for_each(|field| hasher.write(field));
+        key(&hasher)
+    }
+
+    fn hasher(&self, kind: Kind) -> SipHasher13 {
         let mut hasher = self.0;
         hasher.write(&(kind as u64).to_le_bytes());
-        parts.iter().for_each(|part| hasher.write(part));
-        let hash = hasher.finish128();
-        Key([hash.h1, hash.h2])
+        hasher
     }
+}
+
+fn key(hasher: &SipHasher13) -> Key {
+    let hash = hasher.finish128();
+    Key([hash.h1, hash.h2])
 }

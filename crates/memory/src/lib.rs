@@ -1,7 +1,7 @@
 //! Remembered prompts: what was tokenized and hashed once is neither again, as long as it is remembered.
 //!
-//! A text is cut into *pieces* of a few KiB that are tokenized independently ([`tokenizer::Cutter`]). Two things are
-//! remembered, in one LRU order and under one budget:
+//! A text is cut into *pieces* of a few KiB that are tokenized independently ([`tokenizer::Cutter`]); of a prompt that comes
+//! in parts, some of them make a piece, or some of a long one ([`parts`]). Two things are remembered, in one LRU order and under one budget:
 //!
 //! - of a piece, by its content: its token ids. So a conversation that was edited in the middle is tokenized anew in one
 //!   piece only.
@@ -28,10 +28,11 @@
 )]
 
 mod key;
+mod parts;
 mod store;
 
 use router_core::hash::{BlockChain, BlockLayout, HashSeed, SequenceHash};
-use tokenizer::{Cutter, EncodeError, MAX_TEXT_BYTES, Tokenizer};
+use tokenizer::{EncodeError, MAX_TEXT_BYTES, Tokenizer};
 
 use crate::key::{Key, Keys};
 use crate::store::{Entry, InPlace, Store};
@@ -42,16 +43,11 @@ pub struct Memory {
     store: Store,
 }
 
-/// A text to be read, and how.
+/// A prompt to be read, and how.
 #[derive(Clone, Copy)]
-pub struct Text<'a> {
-    /// The text.
-    pub text: &'a str,
-    /// Whether the post-processor's tokens (BOS, EOS) come around it.
-    pub add_special_tokens: bool,
-    /// Whether a prompt ends where the text does. Else none of the post-processor's tokens come after it; such a text is
-    /// what [`Cutter::settled`] says of a longer one.
-    pub is_whole: bool,
+pub struct Prompt<'a> {
+    /// What it says.
+    pub content: Content<'a>,
     /// What it is tokenized with.
     pub tokenizer: &'a Tokenizer,
     /// Names the tokenizer: its content's hash.
@@ -64,7 +60,37 @@ pub struct Text<'a> {
     pub want_tokens: bool,
 }
 
-/// A text that was read.
+/// What a prompt says.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    /// Tokenized as a whole.
+    Text(Text<'a>),
+    /// Tokenized part by part.
+    Parts(&'a [Part<'a>]),
+}
+
+/// A prompt that is one text.
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    /// The text, in which special tokens are read.
+    pub text: &'a str,
+    /// Whether the post-processor's tokens (BOS, EOS) come around it.
+    pub add_special_tokens: bool,
+    /// Whether a prompt ends where the text does. Else none of the post-processor's tokens come after it; such a text is
+    /// what [`tokenizer::Cutter::settled`] says of a longer one.
+    pub is_whole: bool,
+}
+
+/// A part of a prompt that is tokenized by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// A special token.
+    Special(&'a str),
+    /// Text, also where it reads like a special token.
+    Text(&'a str),
+}
+
+/// A prompt that was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Of the full blocks, from the first on.
@@ -73,8 +99,17 @@ pub struct Reading {
     pub input_tokens: usize,
     /// The tokens, if they were wanted.
     pub tokens: Vec<u32>,
-    /// Bytes of the text that were not tokenized, as they were remembered.
+    /// Bytes that were not tokenized, as they were remembered.
     pub remembered_bytes: usize,
+}
+
+impl Part<'_> {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Special(text) | Self::Text(text) => text,
+        }
+    }
 }
 
 impl Memory {
@@ -91,61 +126,108 @@ impl Memory {
         self.store.bytes()
     }
 
-    /// Reads a text. What comes out is the same whatever is remembered.
+    /// Reads a prompt. What comes out is the same whatever is remembered.
     ///
     /// # Errors
-    /// When the text cannot be tokenized.
-    pub fn read(&mut self, text: Text<'_>) -> Result<Reading, EncodeError> {
+    /// When the prompt cannot be tokenized.
+    pub fn read(&mut self, prompt: Prompt<'_>) -> Result<Reading, EncodeError> {
         let mut reader = Reader {
-            chain: BlockChain::new(text.layout, text.seed),
+            chain: BlockChain::new(prompt.layout, prompt.seed),
             reading: Reading::default(),
-            want_tokens: text.want_tokens,
+            want_tokens: prompt.want_tokens,
         };
-        let in_pieces = (self.store.is_on() || !text.is_whole) && text.text.len() <= MAX_TEXT_BYTES;
-        match text.tokenizer.cutter().filter(|_| in_pieces) {
-            Some(cutter) => self.read_pieces(&text, cutter, &mut reader)?,
-            None => {
-                let mut ids = Vec::new();
-                text.tokenizer
-                    .encode_into(text.text, text.add_special_tokens, &mut ids)?;
-                reader.take(&ids);
-            }
+        match prompt.content {
+            Content::Text(text) => self.read_text(&prompt, text, &mut reader)?,
+            Content::Parts(parts) => self.read_parts(&prompt, parts, &mut reader)?,
         }
         Ok(reader.reading)
     }
 
-    fn read_pieces(&mut self, text: &Text<'_>, cutter: Cutter<'_>, reader: &mut Reader) -> Result<(), EncodeError> {
-        let [prefix, suffix] = match text.add_special_tokens {
+    fn read_text(&mut self, prompt: &Prompt<'_>, text: Text<'_>, reader: &mut Reader) -> Result<(), EncodeError> {
+        let Text {
+            text,
+            add_special_tokens,
+            is_whole,
+        } = text;
+        let mut ids = Vec::new();
+        let in_pieces = (self.store.is_on() || !is_whole) && text.len() <= MAX_TEXT_BYTES;
+        let Some(cutter) = prompt.tokenizer.cutter().filter(|_| in_pieces) else {
+            prompt.tokenizer.encode_into(text, add_special_tokens, &mut ids)?;
+            reader.take(&ids);
+            return Ok(());
+        };
+        let [prefix, suffix] = match add_special_tokens {
             true => [cutter.prefix(), cutter.suffix()],
             false => [&[][..]; 2],
         };
         reader.take(prefix);
-        let mut place = self.keys.of_root(text);
-        let mut effort = cutter.effort(text.text.len());
-        let mut ids = Vec::new();
+        let mut place = self.keys.of_root(prompt, add_special_tokens);
+        let mut effort = cutter.effort(text.len());
         let mut start = 0;
-        for end in cutter.cuts(text.text) {
-            let piece = text.text.get(start..end).unwrap_or_default();
-            let content = self.keys.of_piece(text.tokenizer_id, start == 0, piece);
+        for end in cutter.cuts(text) {
+            let piece = text.get(start..end).unwrap_or_default();
+            let content = self.keys.of_piece(prompt.tokenizer_id, start == 0, piece);
             place = self.keys.of_place(place, content);
-            if self.recall(content, place, reader) {
-                reader.reading.remembered_bytes = reader.reading.remembered_bytes.saturating_add(piece.len());
-            } else {
-                ids.clear();
-                cutter.encode_into(piece, start, &mut effort, &mut ids)?;
-                self.store.put(place, Entry::InPlace(reader.take(&ids)));
-                self.store.put(content, Entry::Tokens(ids.as_slice().into()));
-            }
+            self.read_piece([content, place], piece.len(), reader, |ids| {
+                cutter.encode_into(piece, start, &mut effort, ids)
+            })?;
             start = end;
         }
         // What stands after the last cut ends where the text does, and is no piece of a longer one.
-        ids.clear();
-        let rest = text.text.get(start..).unwrap_or_default();
+        let rest = text.get(start..).unwrap_or_default();
         cutter.encode_into(rest, start, &mut effort, &mut ids)?;
         reader.take(&ids);
-        if text.is_whole {
+        if is_whole {
             reader.take(suffix);
         }
+        Ok(())
+    }
+
+    fn read_parts(&mut self, prompt: &Prompt<'_>, parts: &[Part<'_>], reader: &mut Reader) -> Result<(), EncodeError> {
+        let Prompt {
+            tokenizer,
+            tokenizer_id,
+            ..
+        } = *prompt;
+        let mut effort = tokenizer.effort(parts::bytes(parts));
+        let cutter = tokenizer.cutter().filter(|_| self.store.is_on());
+        let mut pieces = cutter.map(|cutter| parts::pieces(parts, cutter)).unwrap_or_default();
+        // As with a text, the last piece may go on in a longer prompt.
+        let rest = if cutter.is_some() {
+            pieces.pop().unwrap_or_default()
+        } else {
+            parts.to_vec()
+        };
+        let mut place = self.keys.of_root(prompt, false);
+        for piece in pieces {
+            let content = self.keys.of_parts(tokenizer_id, &piece);
+            place = self.keys.of_place(place, content);
+            self.read_piece([content, place], parts::bytes(&piece), reader, |ids| {
+                parts::encode(tokenizer, &piece, &mut effort, ids)
+            })?;
+        }
+        let mut ids = Vec::new();
+        parts::encode(tokenizer, &rest, &mut effort, &mut ids)?;
+        reader.take(&ids);
+        Ok(())
+    }
+
+    /// Goes over a piece by what is remembered, else by what `encode` makes of it.
+    fn read_piece(
+        &mut self,
+        [content, place]: [Key; 2],
+        bytes: usize,
+        reader: &mut Reader,
+        encode: impl FnOnce(&mut Vec<u32>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        if self.recall(content, place, reader) {
+            reader.reading.remembered_bytes = reader.reading.remembered_bytes.saturating_add(bytes);
+            return Ok(());
+        }
+        let mut ids = Vec::new();
+        encode(&mut ids)?;
+        self.store.put(place, Entry::InPlace(reader.take(&ids)));
+        self.store.put(content, Entry::Tokens(ids.into_boxed_slice()));
         Ok(())
     }
 
@@ -170,7 +252,7 @@ impl Memory {
     }
 }
 
-/// A text as far as it was read.
+/// A prompt as far as it was read.
 struct Reader {
     chain: BlockChain,
     reading: Reading,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use memory::{Memory, Reading, Text};
+use memory::{Content, Memory, Part, Prompt, Reading, Text};
 use proptest::prelude::*;
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use tokenizer::Tokenizer;
@@ -62,18 +62,16 @@ fn manner() -> impl Strategy<Value = Manner> {
     )
 }
 
-fn text_of(text: &str, manner: Manner) -> Text<'_> {
+fn prompt_of<'a>(content: Content<'a>, manner: Manner) -> Prompt<'a> {
     let Manner {
         model,
-        add_special_tokens,
         want_tokens,
         layout,
         seed,
+        ..
     } = manner;
-    Text {
-        text,
-        add_special_tokens,
-        is_whole: true,
+    Prompt {
+        content,
         tokenizer: &MODELS[model],
         tokenizer_id: [model as u8; 16],
         layout,
@@ -88,6 +86,10 @@ fn expected(text: &str, manner: Manner) -> Reading {
     MODELS[manner.model]
         .encode_into(text, manner.add_special_tokens, &mut tokens)
         .expect("encodes");
+    reading_of(tokens, manner)
+}
+
+fn reading_of(tokens: Vec<u32>, manner: Manner) -> Reading {
     Reading {
         blocks: sequence_hashes(local_hashes(&tokens, manner.layout, manner.seed)),
         input_tokens: tokens.len(),
@@ -98,14 +100,39 @@ fn expected(text: &str, manner: Manner) -> Reading {
 
 /// Reads, compares and returns how many bytes were remembered.
 fn check(memory: &mut Memory, text: &str, manner: Manner) -> usize {
-    let reading = memory.read(text_of(text, manner)).expect("reads");
+    let content = Content::Text(Text {
+        text,
+        add_special_tokens: manner.add_special_tokens,
+        is_whole: true,
+    });
+    check_content(memory, content, manner, expected(text, manner))
+}
+
+fn check_content(memory: &mut Memory, content: Content<'_>, manner: Manner, expected: Reading) -> usize {
+    let reading = memory.read(prompt_of(content, manner)).expect("reads");
     let remembered_bytes = reading.remembered_bytes;
     let known = Reading {
         remembered_bytes: 0,
         ..reading
     };
-    assert!(known == expected(text, manner), "{manner:?}: {text:?}");
+    assert!(known == expected, "{manner:?}");
     remembered_bytes
+}
+
+/// As [`check`], of parts that are tokenized one by one.
+fn check_parts(memory: &mut Memory, parts: &[Part<'_>], manner: Manner) -> usize {
+    let (tokenizer, mut tokens) = (&MODELS[manner.model], Vec::new());
+    for part in parts {
+        let encoded = match part {
+            Part::Special(token) => tokenizer.encode_into(token, false, &mut tokens),
+            Part::Text(text) => {
+                // Each with all the effort of its own.
+                tokenizer.encode_plain_into(text, &mut tokenizer.effort(text.len()), &mut tokens)
+            }
+        };
+        encoded.expect("encodes");
+    }
+    check_content(memory, Content::Parts(parts), manner, reading_of(tokens, manner))
 }
 
 /// Passages that a conversation is made of: prose, code, Chinese, and what tokenizers cut at and stumble over.
@@ -206,6 +233,107 @@ proptest! {
             text = conversation(&turns);
         }
     }
+}
+
+/// Messages as gpt-oss's are written: headers between special tokens, contents of several texts.
+fn messages(turns: &[Vec<String>]) -> Vec<Part<'_>> {
+    fn message(texts: &[String]) -> Vec<Part<'_>> {
+        let header = [
+            Part::Special("<|im_start|>"),
+            Part::Text("user"),
+            Part::Special("<|im_end|>"),
+        ];
+        let texts = texts.iter().map(|text| Part::Text(text));
+        let end = [Part::Special("<|endoftext|>")];
+        header.into_iter().chain(texts).chain(end).collect()
+    }
+    turns
+        .iter()
+        .flat_map(|texts| message(texts))
+        .chain([Part::Special("<|im_start|>"), Part::Text("assistant")])
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn memory_changes_nothing_of_parts(
+        budget in prop_oneof![Just(0_usize), 1..20_000_usize, 20_000..400_000_usize, Just(8 << 20)],
+        key in any::<[u64; 2]>(),
+        first in proptest::collection::vec(proptest::collection::vec(0..PASSAGES.len(), 1..3), 1..8),
+        manners in proptest::collection::vec(manner(), 1..4),
+        changes in proptest::collection::vec(change(), 1..10),
+    ) {
+        let mut memory = Memory::new(budget, key);
+        let passages = |places: &Vec<usize>| places.iter().map(|place| PASSAGES[*place].clone()).collect::<Vec<_>>();
+        let mut turns: Vec<_> = first.iter().map(passages).collect();
+        for (number, change) in changes.iter().enumerate() {
+            check_parts(&mut memory, &messages(&turns), manners[number % manners.len()]);
+            prop_assert!(memory.bytes() <= budget);
+            match change {
+                Change::Append(passage) => turns.push(vec![PASSAGES[*passage].clone()]),
+                Change::Edit(at, passage) if !turns.is_empty() => at.get_mut(&mut turns)[0] = PASSAGES[*passage].clone(),
+                Change::Drop(at) if !turns.is_empty() => { turns.remove(at.index(turns.len())); }
+                Change::Splice(at, length, with) if !turns.is_empty() => splice(&mut at.get_mut(&mut turns)[0], at, *length, with),
+                // The same characters in other parts.
+                Change::Edit(..) | Change::Drop(_) | Change::Splice(..) => turns.push(vec![String::new(), "<|im_end|>".to_owned()]),
+            }
+        }
+    }
+}
+
+/// The same characters have other tokens where another part of them is a special token, or parts end elsewhere.
+#[test]
+fn parts_are_told_apart_by_kind_and_length() {
+    let filler = "one two three ".repeat(200);
+    let ends = |parts: &[Part<'static>]| parts.to_vec();
+    let middles = [
+        ends(&[Part::Special("<|im_end|>")]),
+        ends(&[Part::Text("<|im_end|>")]),
+        ends(&[Part::Text("hel"), Part::Text("lo")]),
+        ends(&[Part::Text("hell"), Part::Text("o")]),
+    ];
+    let mut memory = Memory::new(8 << 20, [1, 2]);
+    let mut distinct = std::collections::BTreeSet::new();
+    for middle in &middles {
+        let mut parts = vec![Part::Text("start")];
+        parts.extend(middle);
+        // Long enough for a piece of its own, up to a special token.
+        parts.extend([Part::Text(&filler), Part::Special("<|im_end|>"), Part::Text("rest")]);
+        let manner = Manner {
+            want_tokens: true,
+            ..PLAIN
+        };
+        check_parts(&mut memory, &parts, manner);
+        distinct.insert(
+            memory
+                .read(prompt_of(Content::Parts(&parts), manner))
+                .expect("reads")
+                .tokens,
+        );
+    }
+    assert_eq!(distinct.len(), middles.len());
+}
+
+#[test]
+fn of_known_messages_only_what_is_new_is_tokenized() {
+    let turn = |passage: usize| vec![PASSAGES[passage].clone()];
+    let mut turns: Vec<_> = [2, 3, 6, 7, 10, 11, 14, 15].into_iter().map(turn).collect();
+    let bytes = |turns: &[Vec<String>]| messages(turns).iter().map(|part| part.as_str().len()).sum::<usize>();
+    let mut memory = Memory::new(8 << 20, [1, 2]);
+    assert_eq!(check_parts(&mut memory, &messages(&turns), PLAIN), 0);
+    turns.push(vec!["And then?".to_owned()]);
+    let remembered = check_parts(&mut memory, &messages(&turns), PLAIN);
+    assert!(
+        remembered * 100 > bytes(&turns) * 80,
+        "{remembered} of {}",
+        bytes(&turns)
+    );
+    // An edit in the middle costs its surroundings.
+    turns[4][0].insert(20, '?');
+    let remembered = check_parts(&mut memory, &messages(&turns), PLAIN);
+    assert!(remembered + 12_000 > bytes(&turns), "{remembered} of {}", bytes(&turns));
 }
 
 const PLAIN: Manner = Manner {
@@ -314,10 +442,12 @@ fn the_start_of_a_prompt_is_read_without_what_comes_after_prompts() {
     for budget in [0, 1 << 20] {
         let mut memory = Memory::new(budget, [1, 2]);
         for (is_whole, expected) in [(false, vec![257, 256]), (true, vec![257, 256, 258])] {
-            let reading = memory.read(Text {
-                text: "ab",
-                add_special_tokens: true,
-                is_whole,
+            let reading = memory.read(Prompt {
+                content: Content::Text(Text {
+                    text: "ab",
+                    add_special_tokens: true,
+                    is_whole,
+                }),
                 tokenizer: &tokenizer,
                 tokenizer_id: [0; 16],
                 layout: BlockLayout::plain(1).expect("positive"),

@@ -214,6 +214,11 @@ impl<'t> Cutter<'t> {
         self.flat.cuts(text)
     }
 
+    /// The same of a text that is encoded by [`Tokenizer::encode_plain_into`]. The ids of a piece depend on its own bytes.
+    pub fn plain_cuts<'a>(self, text: &'a str) -> impl Iterator<Item = usize> + use<'a> {
+        self.flat.plain_cuts(text)
+    }
+
     /// How much of `text` has ids of its own, if only its first `known` bytes are known: those ids are the first ones of
     /// the text whatever follows. (`text` goes on to show whether an added token stands there.) 0 if that cannot be told.
     pub fn settled(self, text: &str, known: usize) -> usize {

@@ -180,6 +180,20 @@ impl Iterator for Cuts<'_> {
     }
 }
 
+/// The places where a text without added tokens is cut, ascending.
+pub(super) fn plain_cuts(text: &str, rules: Rules) -> impl Iterator<Item = usize> + use<'_> {
+    let mut last = 0_usize;
+    std::iter::from_fn(move || {
+        last = plain_cut(
+            text.as_bytes(),
+            last.wrapping_add(LEAST_OF_PLAIN),
+            text.len(),
+            rules.plain,
+        )?;
+        Some(last)
+    })
+}
+
 /// The first place to cut after `from` and well before `end`.
 fn plain_cut(text: &[u8], from: usize, end: usize, plain: Plain) -> Option<usize> {
     if plain == Plain::Nowhere || from >= end {

@@ -82,6 +82,11 @@ impl Flat {
         Cuts::new(text, &self.added.raw, self.rules)
     }
 
+    /// Where `text` is cut into pieces if no added tokens are looked for in it.
+    pub(crate) fn plain_cuts<'t>(&self, text: &'t str) -> impl Iterator<Item = usize> + use<'t> {
+        cuts::plain_cuts(text, self.rules)
+    }
+
     /// The last place up to `limit` where `text` may be cut.
     pub(crate) fn last_cut(&self, text: &str, limit: usize) -> usize {
         cuts::last_cut(text, limit, &self.added.raw, self.rules)

@@ -148,6 +148,24 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn pieces_have_the_ids_of_the_whole_without_added_tokens(text in texts()) {
+        for model in MODELS.iter() {
+            let encode = |piece: &str, ids: &mut Vec<u32>| model.encode_plain_into(piece, &mut Effort::unbounded(), ids);
+            let (mut whole, mut in_pieces, mut start) = (Vec::new(), Vec::new(), 0);
+            encode(&text, &mut whole).expect("encodes");
+            for end in model.cutter().expect("flat").plain_cuts(&text).chain([text.len()]) {
+                encode(&text[start..end], &mut in_pieces).expect("encodes");
+                start = end;
+            }
+            prop_assert_eq!(in_pieces, whole);
+        }
+    }
+}
+
 /// The ids up to a place, without those that come after a text.
 fn up_to(model: &Tokenizer, text: &str) -> Vec<u32> {
     let cutter = model.cutter().expect("flat");
@@ -223,4 +241,10 @@ fn texts_are_cut_where_it_is_proven() {
     for (text, expected) in cases {
         assert_eq!(cuts(qwen, text), expected, "{text:?}");
     }
+    let plain: Vec<_> = qwen
+        .cutter()
+        .expect("flat")
+        .plain_cuts("<|im_start|>user\nHi there, you<|im_end|>")
+        .collect();
+    assert_eq!(plain, [17, 19], "only in plain text");
 }
