@@ -183,13 +183,19 @@ impl Fleet {
 
     /// Serves one request; returns what it does to the cache of the worker that gets it.
     pub fn serve(&mut self, request: &Request) -> Vec<Event> {
-        let segments = segments(request);
+        let mut room = self.capacity;
+        let mut segments = segments(request);
+        segments.retain(|segment| {
+            let fits = segment.blocks <= room;
+            room = if fits { room - segment.blocks } else { 0 };
+            fits
+        });
         let place = self.pick(&segments);
         let number = u16::try_from(place).unwrap_or(u16::MAX);
         let Some(worker) = self.workers.get_mut(place) else {
             return Vec::new();
         };
-        let changes = [worker.store(&segments), worker.evict(self.capacity)];
+        let changes = worker.serve(&segments, self.capacity);
         worker.recent += 1;
         if worker.recent >= 64 {
             self.workers.iter_mut().for_each(|worker| worker.recent /= 2);
@@ -221,23 +227,27 @@ impl Worker {
             .take_while(|segment| self.held.contains_key(&segment.identity))
     }
 
-    fn store(&mut self, segments: &[Segment]) -> Option<Change> {
-        let known = self.cached(segments).count();
+    /// As engines do, makes room before it stores: what it removes and stores.
+    fn serve(&mut self, segments: &[Segment], capacity: usize) -> [Option<Change>; 2] {
+        let (known, new) = segments.split_at(self.cached(segments).count());
+        // What is in use is not evicted.
+        for used in known.iter().filter_map(|segment| self.held.get(&segment.identity)) {
+            self.by_use.remove(used);
+        }
+        let needed: usize = new.iter().map(|segment| segment.blocks).sum();
+        let removed = self.evict(capacity.saturating_sub(needed));
         // Later blocks count as used earlier, so that eviction takes the end of a prompt first.
         for segment in segments.iter().rev() {
             self.clock += 1;
-            if let Some(used) = self.held.insert(segment.identity, self.clock) {
-                self.by_use.remove(&used);
-            } else {
-                self.blocks += segment.blocks;
-            }
+            self.held.insert(segment.identity, self.clock);
             self.by_use.insert(self.clock, *segment);
         }
-        let (before, new) = segments.split_at(known);
-        let parent = before.last().and_then(|segment| segment.hashes().last());
+        self.blocks += needed;
+        let parent = known.last().and_then(|segment| segment.hashes().last());
         let blocks: Vec<_> = new.iter().flat_map(Segment::hashes).collect();
         let tokens = new.iter().flat_map(Segment::tokens).collect();
-        (!blocks.is_empty()).then_some(Change::Stored { parent, blocks, tokens })
+        let stored = (!blocks.is_empty()).then_some(Change::Stored { parent, blocks, tokens });
+        [removed, stored]
     }
 
     fn evict(&mut self, capacity: usize) -> Option<Change> {
@@ -338,13 +348,13 @@ mod tests {
                     Change::Stored { parent, blocks, .. } => {
                         let parents = std::iter::once(parent).chain(blocks.iter().copied().map(Some));
                         held.extend(blocks.iter().copied().zip(parents));
+                        assert!(held.len() <= 96);
                     }
                     Change::Removed(blocks) => {
                         for block in blocks {
                             assert!(held.remove(&block).is_some());
                             assert!(!held.values().any(|parent| *parent == Some(block)));
                         }
-                        assert!(held.len() <= 96);
                     }
                 }
                 assert!(held.values().flatten().all(|parent| held.contains_key(parent)));
