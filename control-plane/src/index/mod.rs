@@ -7,6 +7,7 @@
 //! A rank that is cleared is taken out of the view piece by piece ([`Index::drain`]), as it may hold millions of blocks
 //! and other ranks wait.
 
+mod arena;
 mod content;
 mod names;
 mod node;

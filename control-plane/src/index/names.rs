@@ -7,7 +7,8 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-use super::node::{Node, Tiers};
+use super::arena::Arena;
+use super::node::Tiers;
 use crate::events::EngineHash;
 
 #[derive(Debug, Default)]
@@ -33,23 +34,23 @@ impl Names {
     }
 
     /// The node that `name` stands for.
-    pub(super) fn find(&self, nodes: &[Node], name: EngineHash) -> Option<u32> {
+    pub(super) fn find(&self, nodes: &Arena, name: EngineHash) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
-        let single = self.single.find(hash, |&at| nodes[at as usize].engine == name);
+        let single = self.single.find(hash, |&at| nodes[at].engine == name);
         single.or_else(|| self.further.get(&name)).copied()
     }
 
     /// A node's names and where each is held.
-    pub(super) fn of<'a>(&'a self, nodes: &'a [Node], at: u32) -> impl Iterator<Item = (EngineHash, Tiers)> + use<'a> {
-        let node = &nodes[at as usize];
+    pub(super) fn of<'a>(&'a self, nodes: &'a Arena, at: u32) -> impl Iterator<Item = (EngineHash, Tiers)> + use<'a> {
+        let node = &nodes[at];
         let list = self.lists.get(&at).map_or(&[][..], Vec::as_slice);
         let single = (!node.has_several() && !node.tiers().is_empty()).then_some((node.engine, node.tiers()));
         single.into_iter().chain(list.iter().copied())
     }
 
     /// Says that `name`, which stands for the node at `at` or for nothing, is held on `tiers`.
-    pub(super) fn add(&mut self, nodes: &mut [Node], at: u32, name: EngineHash, tiers: Tiers) {
-        let node = &mut nodes[at as usize];
+    pub(super) fn add(&mut self, nodes: &mut Arena, at: u32, name: EngineHash, tiers: Tiers) {
+        let node = &mut nodes[at];
         let held = node.tiers();
         node.set_tiers(held.with(tiers));
         if held.is_empty() {
@@ -75,8 +76,8 @@ impl Names {
     }
 
     /// Says that `name`, which stands for the node at `at`, is not held on `tiers`. False if it was not.
-    pub(super) fn remove(&mut self, nodes: &mut [Node], at: u32, name: EngineHash, tiers: Tiers) -> bool {
-        let node = &mut nodes[at as usize];
+    pub(super) fn remove(&mut self, nodes: &mut Arena, at: u32, name: EngineHash, tiers: Tiers) -> bool {
+        let node = &mut nodes[at];
         let held = node.tiers();
         if !node.has_several() {
             let left = held.without(tiers);
@@ -113,15 +114,15 @@ impl Names {
         removed
     }
 
-    fn add_single(&mut self, nodes: &[Node], at: u32) {
+    fn add_single(&mut self, nodes: &Arena, at: u32) {
         let hasher = &self.hasher;
-        let key = |at: u32| hasher.hash_one(nodes[at as usize].engine);
+        let key = |at: u32| hasher.hash_one(nodes[at].engine);
         self.single.insert_unique(key(at), at, |&at| key(at));
     }
 
-    fn remove_single(&mut self, nodes: &[Node], name: EngineHash) {
+    fn remove_single(&mut self, nodes: &Arena, name: EngineHash) {
         let hash = self.hasher.hash_one(name);
-        if let Ok(entry) = self.single.find_entry(hash, |&at| nodes[at as usize].engine == name) {
+        if let Ok(entry) = self.single.find_entry(hash, |&at| nodes[at].engine == name) {
             entry.remove();
         }
     }

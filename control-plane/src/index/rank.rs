@@ -1,6 +1,6 @@
 //! What one rank holds.
 //!
-//! Memory: 40 to 43 bytes a block, plus 5 bytes in each of two tables at a load of 44 to 88 %: 51 to 66 bytes.
+//! Memory: 40 bytes a block, plus 5 bytes in each of two tables at a load of 44 to 88 %: 51 to 63 bytes.
 
 use std::hash::BuildHasher;
 
@@ -8,6 +8,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use router_core::hash::{BlockLayout, HashSeed, SequenceHash, chain};
 use router_core::levels::Level;
 
+use super::arena::Arena;
 use super::content::locals;
 use super::names::Names;
 use super::node::{MAX_DEPTH, NONE, Node, ROOT, Reach, Tiers};
@@ -20,8 +21,7 @@ use crate::events::{EngineHash, Stored, Tier};
 pub(super) struct RankIndex {
     pub(super) window: Window,
     /// [`ROOT`] first.
-    pub(super) nodes: Vec<Node>,
-    free: Vec<u32>,
+    pub(super) nodes: Arena,
     by_hash: HashTable<u32>,
     pub(super) names: Names,
     pub(super) seeds: Seeds,
@@ -43,8 +43,7 @@ impl RankIndex {
         root.set_reach(Reach::EVERYWHERE);
         Self {
             window,
-            nodes: vec![root],
-            free: Vec::new(),
+            nodes: Arena::new(root),
             by_hash: HashTable::new(),
             names: Names::default(),
             seeds,
@@ -67,8 +66,7 @@ impl RankIndex {
 
     /// What the view has of it.
     pub(super) fn shown(&self) -> impl Iterator<Item = (router_core::Slot, impl Iterator<Item = SequenceHash>)> {
-        self.window
-            .shown(self.by_hash.iter().map(|&at| &self.nodes[at as usize]))
+        self.window.shown(self.by_hash.iter().map(|&at| &self.nodes[at]))
     }
 
     /// Adds to `counts[depth - 1]` under how many slots a block would be shown if there were no limit to the depth.
@@ -78,7 +76,7 @@ impl RankIndex {
             ..self.window.grid
         };
         for &at in &self.by_hash {
-            let node = &self.nodes[at as usize];
+            let node = &self.nodes[at];
             let depth = node.depth() as usize;
             if depth > 0 && unlimited.shows(node.depth()) {
                 if counts.len() < depth {
@@ -91,13 +89,13 @@ impl RankIndex {
 
     /// Rows of up to `count` nodes from number `from` on, and the number to go on from.
     pub(super) fn blocks(&self, from: u32, count: u32) -> (Vec<Block>, Option<u32>) {
-        let total = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let total = self.nodes.end();
         let (from, end) = (from.max(ROOT + 1), from.saturating_add(count).min(total));
         let mut rows = Vec::new();
         for at in from..end {
-            let node = &self.nodes[at as usize];
+            let node = &self.nodes[at];
             let visible = self.window.shows(node);
-            let parent = (node.parent != ROOT).then(|| self.nodes[node.parent as usize].hash);
+            let parent = (node.parent != ROOT).then(|| self.nodes[node.parent].hash);
             for (engine, tiers) in self.names.of(&self.nodes, at) {
                 rows.extend(tiers.iter().map(|tier| Block {
                     hash: node.hash,
@@ -126,7 +124,7 @@ impl RankIndex {
         let (mut parent, seed) = match stored.parent {
             None => (ROOT, HashSeed::new(stored.lora.as_deref(), stored.namespace.as_deref())),
             Some(name) => match self.names.find(&self.nodes, name) {
-                Some(at) => (at, self.seeds.get(self.nodes[at as usize].seed)),
+                Some(at) => (at, self.seeds.get(self.nodes[at].seed)),
                 None => {
                     tally.unknown_parent = left;
                     return tally;
@@ -139,21 +137,21 @@ impl RankIndex {
                 tally.missing_tokens = left;
                 break;
             };
-            let parent_hash = (parent != ROOT).then(|| self.nodes[parent as usize].hash);
+            let parent_hash = (parent != ROOT).then(|| self.nodes[parent].hash);
             let hash = chain(parent_hash, local);
             // A name that stands for another block by now: the engine took that one out before.
             let named = self.names.find(&self.nodes, name);
-            if let Some(at) = named.filter(|&at| self.nodes[at as usize].hash != hash) {
+            if let Some(at) = named.filter(|&at| self.nodes[at].hash != hash) {
                 self.release(name, at, Tiers::ALL, changes);
-                if self.nodes[parent as usize].tiers().is_empty() {
+                if self.nodes[parent].tiers().is_empty() {
                     tally.unknown_parent = left;
                     break;
                 }
             }
             let known = self.find(hash);
-            let is_held = |at: u32| !self.nodes[at as usize].tiers().is_empty();
+            let is_held = |at: u32| !self.nodes[at].tiers().is_empty();
             let takes_memory = known.is_none_or(|at| is_held(at) && known != named);
-            if takes_memory && self.len() >= limit || self.nodes[parent as usize].depth() == MAX_DEPTH {
+            if takes_memory && self.len() >= limit || self.nodes[parent].depth() == MAX_DEPTH {
                 tally.over_limit = left;
                 break;
             }
@@ -218,7 +216,7 @@ impl RankIndex {
         let mut at = ROOT;
         let mut done = 0;
         while self.draining {
-            let node = self.nodes[at as usize];
+            let node = self.nodes[at];
             if node.first_child != NONE {
                 at = node.first_child;
             } else if at == ROOT {
@@ -230,7 +228,7 @@ impl RankIndex {
                 return;
             } else {
                 self.set_reach(at, Reach::NOWHERE, changes);
-                self.nodes[node.parent as usize].first_child = node.next_sibling;
+                self.nodes[node.parent].first_child = node.next_sibling;
                 at = node.parent;
                 done += 1;
             }
@@ -239,7 +237,7 @@ impl RankIndex {
 
     /// Shows as much as the grid says from now on.
     pub(super) fn set_grid(&mut self, grid: Grid, changes: &mut Vec<Change>) {
-        let mut affected: Vec<&Node> = self.by_hash.iter().map(|&at| &self.nodes[at as usize]).collect();
+        let mut affected: Vec<&Node> = self.by_hash.iter().map(|&at| &self.nodes[at]).collect();
         let (before, after) = (self.window, Window { grid, ..self.window });
         let leaves = |node: &Node| before.grid.shows(node.depth()) && !grid.shows(node.depth());
         let enters = |node: &Node| !before.grid.shows(node.depth()) && grid.shows(node.depth());
@@ -270,8 +268,8 @@ impl RankIndex {
         pending.push(at);
         let mut hides = false;
         while let Some(at) = pending.pop() {
-            let node = &self.nodes[at as usize];
-            let reach = node.tiers().level().max(self.nodes[node.parent as usize].reach());
+            let node = &self.nodes[at];
+            let reach = node.tiers().level().max(self.nodes[node.parent].reach());
             if reach == node.reach() {
                 continue;
             }
@@ -280,7 +278,7 @@ impl RankIndex {
             self.set_reach(at, reach, changes);
             while child != NONE {
                 pending.push(child);
-                child = self.nodes[child as usize].next_sibling;
+                child = self.nodes[child].next_sibling;
             }
         }
         self.pending = pending;
@@ -290,7 +288,7 @@ impl RankIndex {
     }
 
     fn set_reach(&mut self, at: u32, to: Reach, changes: &mut Vec<Change>) {
-        let node = &mut self.nodes[at as usize];
+        let node = &mut self.nodes[at];
         let from = node.reach();
         node.set_reach(to);
         self.window.change(node, from, to, changes);
@@ -301,7 +299,7 @@ impl RankIndex {
     }
 
     pub(super) fn add_node(&mut self, hash: SequenceHash, parent: u32, seed: HashSeed) -> u32 {
-        let above = self.nodes[parent as usize];
+        let above = self.nodes[parent];
         let seed = match parent {
             ROOT => self.seeds.acquire(seed),
             _ => {
@@ -311,26 +309,13 @@ impl RankIndex {
         };
         let mut node = Node::new(hash, parent, above.depth() + 1, seed);
         node.next_sibling = above.first_child;
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.nodes[at as usize] = node;
-                at
-            }
-            None => {
-                if self.nodes.len() == self.nodes.capacity() {
-                    // Not by doubling: half of it could be empty.
-                    self.nodes.reserve_exact((self.nodes.len() / 16).max(64));
-                }
-                self.nodes.push(node);
-                u32::try_from(self.nodes.len() - 1).unwrap_or(NONE)
-            }
-        };
+        let at = self.nodes.add(node);
         if node.next_sibling != NONE {
-            self.nodes[node.next_sibling as usize].previous_sibling = at;
+            self.nodes[node.next_sibling].previous_sibling = at;
         }
-        self.nodes[parent as usize].first_child = at;
+        self.nodes[parent].first_child = at;
         let (nodes, hasher) = (&self.nodes, &self.hasher);
-        let key = |at: u32| hasher.hash_one(nodes[at as usize].hash);
+        let key = |at: u32| hasher.hash_one(nodes[at].hash);
         self.by_hash.insert_unique(key(at), at, |&at| key(at));
         at
     }
@@ -338,31 +323,29 @@ impl RankIndex {
     /// Frees the node at `at` and the nodes above it, as far as they are neither held nor needed below.
     fn prune(&mut self, mut at: u32) {
         loop {
-            let node = self.nodes[at as usize];
+            let node = self.nodes[at];
             if !node.tiers().is_empty() || node.first_child != NONE {
                 return;
             }
             if node.next_sibling != NONE {
-                self.nodes[node.next_sibling as usize].previous_sibling = node.previous_sibling;
+                self.nodes[node.next_sibling].previous_sibling = node.previous_sibling;
             }
             match node.previous_sibling {
-                NONE => self.nodes[node.parent as usize].first_child = node.next_sibling,
-                previous => self.nodes[previous as usize].next_sibling = node.next_sibling,
+                NONE => self.nodes[node.parent].first_child = node.next_sibling,
+                previous => self.nodes[previous].next_sibling = node.next_sibling,
             }
             let key = self.hasher.hash_one(node.hash);
             if let Ok(entry) = self.by_hash.find_entry(key, |&other| other == at) {
                 entry.remove();
             }
             self.seeds.release(node.seed);
-            self.free.push(at);
+            self.nodes.free(at);
             at = node.parent;
         }
     }
 
     pub(super) fn find(&self, hash: SequenceHash) -> Option<u32> {
         let key = self.hasher.hash_one(hash);
-        self.by_hash
-            .find(key, |&at| self.nodes[at as usize].hash == hash)
-            .copied()
+        self.by_hash.find(key, |&at| self.nodes[at].hash == hash).copied()
     }
 }

@@ -41,7 +41,7 @@ impl RankIndex {
         let mut saved = SavedBlocks::default();
         let mut number_of_seed = std::collections::HashMap::new();
         for (at, parent) in self.root_first() {
-            let node = &self.nodes[at as usize];
+            let node = &self.nodes[at];
             let seed = self.seeds.get(node.seed).value();
             let seed = *number_of_seed.entry(seed).or_insert_with(|| {
                 saved.seeds.push(seed);
@@ -71,7 +71,7 @@ impl RankIndex {
             if rank.find(SequenceHash(hash)).is_some() {
                 return Err(wrong("a block twice"));
             }
-            if rank.nodes[parent as usize].depth() == MAX_DEPTH {
+            if rank.nodes[parent].depth() == MAX_DEPTH {
                 return Err(NotBlocks::TooMany);
             }
             places.push(rank.add_node(SequenceHash(hash), parent, HashSeed::from_value(*seed)));
@@ -86,7 +86,7 @@ impl RankIndex {
             rank.names.add(&mut rank.nodes, at, name, tiers);
         }
         for &at in &places[1..] {
-            let node = &rank.nodes[at as usize];
+            let node = &rank.nodes[at];
             if node.tiers().is_empty() && node.first_child == NONE {
                 return Err(wrong("a block that nobody holds"));
             }
@@ -99,7 +99,7 @@ impl RankIndex {
     pub(super) fn reveal(&mut self, changes: &mut Vec<Change>) {
         if std::mem::take(&mut self.window.closed) {
             for (at, _) in self.root_first() {
-                let node: &Node = &self.nodes[at as usize];
+                let node: &Node = &self.nodes[at];
                 self.window.change(node, Reach::NOWHERE, node.reach(), changes);
             }
         }
@@ -109,8 +109,8 @@ impl RankIndex {
     fn root_first(&self) -> impl Iterator<Item = (u32, u32)> {
         let link = |at: u32| (at != NONE).then_some(at);
         let children = move |at: u32| {
-            let first = link(self.nodes[at as usize].first_child);
-            std::iter::successors(first, move |&at| link(self.nodes[at as usize].next_sibling))
+            let first = link(self.nodes[at].first_child);
+            std::iter::successors(first, move |&at| link(self.nodes[at].next_sibling))
         };
         let mut pending: Vec<(u32, u32)> = children(ROOT).map(|at| (at, 0)).collect();
         let mut number = 0;
