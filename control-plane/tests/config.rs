@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use control_plane::config::{
-    Config, ConfigError, DynamoBackend, EtcdConfig, EtcdLogin, NatsConfig, NatsLogin, Secret, TlsConfig,
+    Config, ConfigError, DynamoBackend, EtcdConfig, EtcdLogin, NatsConfig, NatsLogin, PromptsConfig, Secret, TlsConfig,
 };
+use prompt::Frontend;
 
 /// A directory that passes for a model's.
 fn model_dir() -> String {
@@ -194,6 +195,28 @@ fn dynamo(more: &str) -> String {
          backend: file, path: d, namespace: dynamo, {more}}}}}}}]",
         model_dir()
     )
+}
+
+#[test]
+fn the_frontend_is_that_of_the_workers_unless_it_is_named() {
+    let directory = model_dir();
+    let directory = Path::new(&directory);
+    let prompts = |yaml: &str| Config::parse(yaml, directory).unwrap().pools[0].prompts.clone();
+    let listed = format!(
+        "pools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, workers: [{{endpoint: '127.0.0.1:1'}}]}}]",
+        model_dir()
+    );
+    let named = dynamo("").replace("discovery:", "prompts: {frontend: vllm}, discovery:");
+    for (yaml, expected) in [
+        (listed, Frontend::Vllm),
+        (dynamo(""), Frontend::Dynamo),
+        (named, Frontend::Vllm),
+    ] {
+        assert_eq!(prompts(&yaml), PromptsConfig::of(expected), "{yaml}");
+    }
+    let refused = dynamo("").replace("discovery:", "prompts: {trust_request_chat_template: true}, discovery:");
+    let mistakes = Config::parse(&refused, directory).unwrap_err().to_string();
+    assert!(mistakes.contains("refuses requests with a template"), "{mistakes}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Dynamo's own processes: workers (its mocker) and frontends, which find one another through a directory.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl Dynamo {
         let _ = fs::remove_dir_all(dir);
         let (records, model) = (dir.join("discovery"), dir.join("model"));
         fs::create_dir_all(&records)?;
-        write_model(&model)?;
+        write_model(&model_dir()?, &model)?;
         Ok(Self {
             dir: dir.to_owned(),
             discovery: Discovery::Files(records),
@@ -99,7 +99,19 @@ impl Dynamo {
             "--model-path", &model, "--model-name", MODEL, "--block-size", "16", "--speedup-ratio", "1000",
         ];
         words.extend(args);
-        self.spawn(name, "dynamo.mocker", &words)
+        self.spawn_module(name, "dynamo.mocker", &words)
+    }
+
+    /// Starts one worker that serves these models, by their names, and writes the token ids of every prompt into
+    /// `record`, a line of JSON each.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn recording_worker(&self, record: &Path, models: &[(&str, PathBuf)]) -> Result<Process> {
+        let mut words = vec![record.to_string_lossy().into_owned()];
+        words.extend(models.iter().map(|(name, dir)| format!("{name}={}", dir.display())));
+        let script = workspace_root().join("wasm-tests/src/recording_worker.py");
+        self.spawn("recording-worker", &[&script.to_string_lossy()], &words)
     }
 
     /// Starts a frontend, which need not know a worker yet.
@@ -109,8 +121,9 @@ impl Dynamo {
     pub fn frontend(&self, name: &str, router_mode: &str) -> Result<Frontend> {
         let port = unused_port()?;
         #[rustfmt::skip]
-        let process = self.spawn(name, "dynamo.frontend", &[
+        let process = self.spawn_module(name, "dynamo.frontend", &[
             "--http-host", "127.0.0.1", "--http-port", &port.to_string(), "--router-mode", router_mode,
+            "--enable-anthropic-api",
         ])?;
         let address = format!("127.0.0.1:{port}");
         Ok(Frontend { process, address })
@@ -155,7 +168,11 @@ impl Dynamo {
         Ok((process, id))
     }
 
-    fn spawn(&self, name: &str, module: &str, args: &[&str]) -> Result<Process> {
+    fn spawn_module(&self, name: &str, module: &str, args: &[&str]) -> Result<Process> {
+        self.spawn(name, &["-m", module], args)
+    }
+
+    fn spawn(&self, name: &str, program: &[&str], args: &[impl AsRef<OsStr>]) -> Result<Process> {
         let [backend, place] = match &self.discovery {
             Discovery::Files(dir) => ["file".to_owned(), format!("DYN_FILE_KV={}", dir.display())],
             Discovery::Etcd(etcd) => ["etcd".to_owned(), format!("ETCD_ENDPOINTS=http://{}", etcd.address())],
@@ -171,7 +188,8 @@ impl Dynamo {
             "HF_HUB_OFFLINE=1".into(),
         ];
         words.extend(self.env.iter().cloned());
-        words.extend([self.python.clone().into(), "-m".into(), module.into()]);
+        words.push(self.python.clone().into());
+        words.extend(program.iter().map(OsString::from));
         words.extend(args.iter().map(OsString::from));
         Process::spawn(name, Path::new("/usr/bin/env"), &words, &self.dir)
     }
@@ -188,22 +206,37 @@ impl Frontend {
     /// # Errors
     /// When that takes too long.
     pub async fn serves(&self) -> Result<()> {
+        self.serves_all(&[MODEL]).await
+    }
+
+    /// Waits until it serves models of these names.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn serves_all(&self, names: &[&str]) -> Result<()> {
         let client = Client::new();
         let models = self.url("/v1/models");
-        eventually("Dynamo's frontend with the workers' model", || async {
-            let known = client.get_json(&models).await;
-            Ok(known.ok().filter(|known| known["data"][0]["id"] == MODEL).map(drop))
+        eventually("Dynamo's frontend with the workers' models", || async {
+            let Ok(answer) = client.get_json(&models).await else {
+                return Ok(None);
+            };
+            let known = answer["data"].as_array().into_iter().flatten();
+            let known: BTreeSet<_> = known.filter_map(|model| model["id"].as_str()).collect();
+            Ok(names.iter().all(|name| known.contains(name)).then_some(()))
         })
         .await
         .with_context(|| self.process.tail(20))
     }
 }
 
-/// The tests' model as Dynamo wants it.
-fn write_model(dir: &Path) -> Result<()> {
+/// A copy of a model of `source` as Dynamo wants it.
+///
+/// # Errors
+/// When a file of it cannot be copied.
+pub fn write_model(source: &Path, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir)?;
     for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(model_dir()?.join(file), dir.join(file)).with_context(|| format!("copy {file}"))?;
+        fs::copy(source.join(file), dir.join(file)).with_context(|| format!("copy {}", source.join(file).display()))?;
     }
     let config = json!({
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 151_936,

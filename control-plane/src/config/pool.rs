@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use prompt::Frontend;
 use router_core::Slot;
 use router_core::cost::CostWeights;
 use router_core::levels::Levels;
@@ -201,6 +202,11 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
             "discovery tells of the workers already; use another pool for these",
         );
     }
+    let frontend = if dynamo.is_some() {
+        Frontend::Dynamo
+    } else {
+        Frontend::Vllm
+    };
     PoolConfig {
         models: read_models(&models, true, taken, mistakes),
         loras: read_models(&loras, false, taken, mistakes),
@@ -211,7 +217,7 @@ fn read_pool(at: &At<'_>, directory: &Path, taken: &mut Taken, mistakes: &mut Mi
         temperature,
         parity: read_parity(&parity, mistakes),
         inject_tokens: inject_tokens.flag(mistakes, false),
-        prompts: read_prompts(&prompts, directory, mistakes),
+        prompts: read_prompts(&prompts, directory, frontend, mistakes),
         workers: if dynamo.is_none() {
             read_workers(&workers, index.tiers, taken, mistakes)
         } else {

@@ -41,7 +41,8 @@ pub fn frontend(name: &str) -> Option<Frontend> {
     }
 }
 
-pub(super) fn read_prompts(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> PromptsConfig {
+/// `default`: the frontend if none is named.
+pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mistakes: &mut Mistakes) -> PromptsConfig {
     let [frontend_at, harmony, chat_template, kwargs, exclude, trust] = at.fields(
         mistakes,
         [
@@ -53,10 +54,10 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, mistakes: &mut Mistake
             "trust_request_chat_template",
         ],
     );
-    let frontend = frontend_at.text(mistakes).map_or(Some(Frontend::Vllm), frontend);
+    let frontend = frontend_at.text(mistakes).map_or(Some(default), frontend);
     let frontend = frontend.unwrap_or_else(|| {
         mistakes.add(&frontend_at, "unknown", "must be vllm or dynamo");
-        Frontend::Vllm
+        default
     });
     let mut config = PromptsConfig::of(frontend);
     if harmony.is_set() {
@@ -77,5 +78,8 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, mistakes: &mut Mistake
     config.rules.exclude_tools_when_tool_choice_none = exclude.flag(mistakes, default);
     config.rules.default_chat_template_kwargs = kwargs.object(mistakes);
     config.rules.trust_request_chat_template = trust.flag(mistakes, false);
+    if config.rules.trust_request_chat_template && frontend == Frontend::Dynamo {
+        mistakes.add(&trust, "true", "Dynamo's frontend refuses requests with a template");
+    }
     config
 }

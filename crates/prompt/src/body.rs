@@ -7,8 +7,10 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::conversation;
+use crate::dynamo;
 use crate::error::{BodyError, PromptError};
 use crate::json::{Json, Key};
+use crate::rules::Frontend;
 use crate::template::ChatTemplate;
 
 /// Which API a body is written for.
@@ -214,7 +216,7 @@ impl<'a> Body<'a> {
             let template = template.ok_or(PromptError::NoTemplate)?;
             conversation::prompt(self.shape, &self.fields, self.prompt_field, self.len, template)
         } else {
-            self.plain_prompt()
+            self.plain_prompt(template.map_or(Frontend::Vllm, |template| template.rules().frontend))
         }
     }
 
@@ -232,7 +234,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn plain_prompt(&self) -> Result<Prompt<'_>, PromptError> {
+    fn plain_prompt(&self, frontend: Frontend) -> Result<Prompt<'_>, PromptError> {
         let field = self.prompt_field;
         if self.fields.get_set("prompt_embeds").is_some() {
             return Err(PromptError::UnsupportedField("prompt_embeds"));
@@ -242,6 +244,9 @@ impl<'a> Body<'a> {
             single => single,
         };
         match prompt {
+            Some(Json::String(text)) if frontend == Frontend::Dynamo && self.shape == Shape::Completions => {
+                Ok(dynamo::completion(text))
+            }
             Some(Json::String(text)) => Ok(Prompt::Text {
                 text: Cow::Borrowed(text),
                 add_special_tokens: conversation::flag(&self.fields, "add_special_tokens", true)?,
@@ -282,6 +287,7 @@ const KEPT: &[&str] = &[
     "add_special_tokens",
     "cache_salt",
     "chat_template",
+    "chat_template_args",
     "chat_template_kwargs",
     "continue_final_message",
     "documents",

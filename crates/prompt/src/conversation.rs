@@ -8,6 +8,7 @@ mod responses;
 use std::borrow::Cow;
 
 use crate::body::{Piece, Prompt, Shape};
+use crate::dynamo;
 use crate::error::PromptError;
 use crate::harmony;
 use crate::json::Json;
@@ -23,7 +24,11 @@ pub(crate) fn prompt(
     body_len: usize,
     template: &ChatTemplate,
 ) -> Result<Prompt<'static>, PromptError> {
-    if template.rules().harmony && template.rules().frontend == Frontend::Vllm {
+    if template.rules().frontend == Frontend::Dynamo {
+        let habits = template.dynamo_habits().ok_or(PromptError::NoTemplate)?;
+        return dynamo::conversation(shape, fields, body_len, template, habits);
+    }
+    if template.rules().harmony {
         return in_harmony(shape, fields, body_len, template).map(Prompt::Pieces);
     }
     let (Rendered { text, media }, add_special_tokens) = match shape {
@@ -147,14 +152,14 @@ pub(crate) fn flag(fields: &Json<'_>, field: &'static str, default: bool) -> Res
 }
 
 /// Fields whose effect on the prompt is not modelled.
-fn refuse(fields: &Json<'_>, names: &[&'static str]) -> Result<(), PromptError> {
+pub(crate) fn refuse(fields: &Json<'_>, names: &[&'static str]) -> Result<(), PromptError> {
     match names.iter().find(|name| fields.get_set(name).is_some()) {
         Some(name) => Err(PromptError::UnsupportedField(name)),
         None => Ok(()),
     }
 }
 
-fn array<'r, 'a>(fields: &'r Json<'a>, field: &'static str) -> Result<&'r [Json<'a>], PromptError> {
+pub(crate) fn array<'r, 'a>(fields: &'r Json<'a>, field: &'static str) -> Result<&'r [Json<'a>], PromptError> {
     match fields.get_set(field) {
         Some(Json::Array(items)) => Ok(items),
         _ => Err(bad(field, "is not an array")),
@@ -169,7 +174,7 @@ fn kwargs<'r, 'a>(fields: &'r Json<'a>) -> Result<&'r [(Cow<'a, str>, Json<'a>)]
     }
 }
 
-fn bad(field: &'static str, why: &str) -> PromptError {
+pub(crate) fn bad(field: &'static str, why: &str) -> PromptError {
     PromptError::BadField {
         field,
         why: why.to_owned(),
@@ -177,7 +182,7 @@ fn bad(field: &'static str, why: &str) -> PromptError {
 }
 
 /// A text that must be there.
-fn required<'r>(object: &'r Json<'_>, key: &str, field: &'static str) -> Result<&'r str, PromptError> {
+pub(crate) fn required<'r>(object: &'r Json<'_>, key: &str, field: &'static str) -> Result<&'r str, PromptError> {
     let text = object.get(key).and_then(Json::as_str);
     text.ok_or_else(|| bad(field, &format!("has an entry without the text `{key}`")))
 }

@@ -8,6 +8,7 @@
 //! - [`body`] picks the fields out of it and names what is wrong;
 //! - `conversation` makes chat messages of the other shapes' conversations, and `messages` normalises messages and tools as vLLM does before it renders them;
 //! - `media` tells what of a prompt stands before its images, audio and video;
+//! - `dynamo` does both as Dynamo's frontend does, for pools behind one;
 //! - `harmony` writes gpt-oss's prompts, which vLLM makes without a template;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
 //! - [`token_data`] puts token ids into the body, for workers that take them;
@@ -28,6 +29,7 @@
 
 pub mod body;
 mod conversation;
+mod dynamo;
 mod error;
 mod harmony;
 pub mod json;

@@ -6,9 +6,12 @@
 //! Source: `vllm/renderers/chat_utils.py`, vLLM 0.32 (`_parse_chat_message_content_mm_part`,
 //! `_get_full_multimodal_text_prompt`).
 
+use crate::body::Media;
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::messages::ContentFormat;
+use crate::rules::Rules;
+use crate::template::Rendered;
 
 /// A part of a message that is no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +81,35 @@ impl Medium {
     }
 }
 
+/// What `render` makes of a conversation, and where its media are. It renders with something in their place, and says how
+/// many there are.
+pub(crate) fn located(
+    rules: &Rules,
+    format: ContentFormat,
+    render: impl Fn(StandIn) -> Result<(String, usize), PromptError>,
+) -> Result<Rendered, PromptError> {
+    let (text, count) = render(StandIn::Engine)?;
+    let media = match count {
+        0 => None,
+        _ if rules.images_first => {
+            let before_all = "an image, before all text with this model,";
+            return Err(PromptError::Multimodal(before_all.to_owned()));
+        }
+        count => {
+            let (marked, _) = render(StandIn::Mark)?;
+            let before = known_bytes(&text, &marked, format)?;
+            Some(Media { count, before })
+        }
+    };
+    Ok(Rendered { text, media })
+}
+
 /// Bytes of `text` that do not depend on media: `marked` is the same with [`StandIn::Mark`].
 ///
 /// In texts, engines put all placeholders of a message at its start, or each where its part stood if they run with
 /// `--interleave-mm-strings`, or where the client wrote it. `text` is the first, `marked` the second, and neither is the
 /// last one's, so nothing that they have in common depends on which it is.
-pub(crate) fn known_bytes(text: &str, marked: &str, format: ContentFormat) -> Result<usize, PromptError> {
+fn known_bytes(text: &str, marked: &str, format: ContentFormat) -> Result<usize, PromptError> {
     if text.contains(MARK) || marked.contains(UNKNOWN) {
         return Err(PromptError::Multimodal("an image beside U+FDD0 or U+FDD1".to_owned()));
     }

@@ -47,16 +47,13 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
 
 /// `json.dumps` as it is without arguments.
 pub(crate) fn dumps(value: &Value) -> Result<String, Error> {
-    let mut writer = Writer {
-        text: String::new(),
-        ensure_ascii: true,
-        sort_keys: false,
-        item_separator: ", ".to_owned(),
-        key_separator: ": ".to_owned(),
-        indent: None,
-    };
-    writer.value(value, 0)?;
-    Ok(writer.text)
+    Writer::new(true, None).written(value)
+}
+
+/// `json.dumps` with `ensure_ascii=False`, and with so many spaces for each level if `indent` is given.
+pub(crate) fn dumps_indented(value: &Value, indent: Option<usize>) -> Result<String, Error> {
+    let indent = indent.map(|indent| " ".repeat(indent.min(MAX_INDENT)));
+    Writer::new(false, indent).written(value)
 }
 
 /// Keeps a template from asking for gigabytes of spaces.
@@ -72,6 +69,22 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(ensure_ascii: bool, indent: Option<String>) -> Self {
+        Self {
+            text: String::new(),
+            ensure_ascii,
+            sort_keys: false,
+            item_separator: if indent.is_some() { "," } else { ", " }.to_owned(),
+            key_separator: ": ".to_owned(),
+            indent,
+        }
+    }
+
+    fn written(mut self, value: &Value) -> Result<String, Error> {
+        self.value(value, 0)?;
+        Ok(self.text)
+    }
+
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
-pub(crate) use json_dumps::dumps;
+pub(crate) use json_dumps::{dumps, dumps_indented};
+pub(crate) use repr::str;
 pub(crate) use text::{strip, strip_end};
 
 /// What a template passed to `raise_exception`; found as the source of the error that ends the render.
@@ -36,8 +37,10 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
     environment.set_unknown_method_callback(methods::call);
     environment.set_formatter(write_value);
     environment.add_filter("tojson", json_dumps::tojson);
-    environment.add_filter("trim", trim);
-    environment.add_filter("string", |value: &Value| repr::str(value).into_owned());
+    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
+        trim(&str(value), characters)
+    });
+    environment.add_filter("string", |value: &Value| str(value).into_owned());
     environment.add_filter("escape", escape);
     environment.add_filter("e", escape);
     // Writes a different layout.
@@ -64,16 +67,15 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 /// `{{ value }}`.
 fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => output.write_str(&repr::str(value)).map_err(Error::from),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map => output.write_str(&str(value)).map_err(Error::from),
         _ => escape_formatter(output, state, value),
     }
 }
 
-/// The `trim` filter: `str(value).strip(characters)`.
-fn trim(value: &Value, characters: Option<&str>) -> String {
-    let text = repr::str(value);
+/// `text.strip(characters)`, which the `trim` filter is.
+pub(crate) fn trim(text: &str, characters: Option<&str>) -> String {
     match characters {
-        None => strip(&text),
+        None => strip(text),
         Some(characters) => text.trim_matches(|character| characters.contains(character)),
     }
     .to_owned()
@@ -82,7 +84,7 @@ fn trim(value: &Value, characters: Option<&str>) -> String {
 /// The `escape` filter, with the entities that MarkupSafe writes.
 fn escape(value: &Value) -> String {
     let mut escaped = String::new();
-    for character in repr::str(value).chars() {
+    for character in str(value).chars() {
         match character {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),

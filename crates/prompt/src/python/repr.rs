@@ -11,7 +11,7 @@ use super::float;
 const MAX_DEPTH: usize = 512;
 
 /// `str(value)`: what Jinja's output and its string filters make of a value.
-pub(super) fn str(value: &Value) -> Cow<'_, str> {
+pub(crate) fn str(value: &Value) -> Cow<'_, str> {
     match value.as_str() {
         Some(text) => Cow::Borrowed(text),
         None if value.is_undefined() => Cow::Borrowed(""),

@@ -5,6 +5,7 @@
 //! `tojson`, `raise_exception` and `strftime_now`, and the `generation` tag, which changes nothing in the text.
 
 mod content_format;
+pub(crate) mod continued;
 mod habits;
 mod output;
 mod requested;
@@ -19,6 +20,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 
 use crate::body::Media;
+use crate::dynamo::{self, Habits};
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::media::{self, StandIn};
@@ -26,7 +28,7 @@ pub use crate::messages::ContentFormat;
 use crate::messages::{self, KeyOrder};
 use crate::model_text::ModelText;
 use crate::python::{self, Raised};
-use crate::rules::Rules;
+use crate::rules::{Frontend, Rules};
 use output::BoundedText;
 use requested::Requested;
 
@@ -78,11 +80,14 @@ pub struct ChatTemplate {
     special_tokens: Vec<(String, Value)>,
     wants_system_first: bool,
     effort_of_no_thinking: OnceLock<&'static str>,
+    /// For Dynamo's frontend only.
+    dynamo_habits: Option<Habits>,
     now: Arc<AtomicI64>,
 }
 
+/// A template that can be rendered.
 #[derive(Debug)]
-struct Compiled {
+pub(crate) struct Compiled {
     environment: Environment<'static>,
     format: ContentFormat,
 }
@@ -112,7 +117,8 @@ pub(crate) struct Rendered {
 impl ChatTemplate {
     /// Compiles a model's templates.
     pub fn compile(text: &ModelText) -> Result<Self, TemplateError> {
-        let now = Arc::new(AtomicI64::new(NO_TIME));
+        // While templates are tried out any time will do.
+        let now = Arc::new(AtomicI64::new(0));
         let source = text.chat_template.as_deref();
         if source.is_none() && !text.rules.harmony {
             return Err(TemplateError::Missing);
@@ -131,11 +137,15 @@ impl ChatTemplate {
                 .collect();
             special_tokens.push(("additional_special_tokens".to_owned(), tokens));
         }
+        let frontend = text.rules.frontend;
+        let compiled = |name, source: Option<&str>| source.map(|source| Compiled::new(name, source, &now, frontend));
+        let default = compiled("chat", source).transpose()?;
+        let tried_out = default.as_ref().filter(|_| frontend == Frontend::Dynamo);
+        let dynamo_habits = tried_out.map(|template| Habits::of(template, |name| token(&special_tokens, name)));
+        now.store(NO_TIME, Ordering::Relaxed);
         Ok(Self {
-            default: source.map(|source| Compiled::new("chat", source, &now)).transpose()?,
-            tool_use: tool_use
-                .map(|source| Compiled::new("tool_use", source, &now))
-                .transpose()?,
+            default,
+            tool_use: compiled("tool_use", tool_use).transpose()?,
             special_tokens,
             requested: Requested::default(),
             rules: text.rules.clone(),
@@ -143,6 +153,7 @@ impl ChatTemplate {
             wants_system_first: source.is_none()
                 || [source, tool_use].into_iter().flatten().any(habits::wants_system_first),
             effort_of_no_thinking: OnceLock::new(),
+            dynamo_habits,
             now,
         })
     }
@@ -183,20 +194,32 @@ impl ChatTemplate {
             (.., Some(default)) => default,
             (.., None) => return Err(PromptError::NoTemplate),
         };
-        let (text, count) = self.render_with(StandIn::Engine, request, compiled, body_len)?;
-        let media = match count {
-            0 => None,
-            _ if self.rules.images_first => {
-                let before_all = "an image, before all text with this model,";
-                return Err(PromptError::Multimodal(before_all.to_owned()));
-            }
-            count => {
-                let (marked, _) = self.render_with(StandIn::Mark, request, compiled, body_len)?;
-                let before = media::known_bytes(&text, &marked, compiled.format)?;
-                Some(Media { count, before })
-            }
-        };
-        Ok(Rendered { text, media })
+        media::located(&self.rules, compiled.format, |stand_in| {
+            self.render_with(stand_in, request, compiled, body_len)
+        })
+    }
+
+    /// Renders variables of Dynamo's frontend.
+    pub(crate) fn render_variables(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
+        self.default
+            .as_ref()
+            .ok_or(PromptError::NoTemplate)?
+            .render(variables, body_len)
+    }
+
+    /// What Dynamo's frontend knows of the template, in pools behind one.
+    pub(crate) fn dynamo_habits(&self) -> Option<&Habits> {
+        self.dynamo_habits.as_ref()
+    }
+
+    /// Variables of the template, where a request does not set them.
+    pub(crate) fn default_kwargs(&self) -> &[(String, Value)] {
+        &self.default_kwargs
+    }
+
+    /// A special token by its name in a template; `none` if there is none.
+    pub(crate) fn special_token(&self, name: &str) -> Value {
+        token(&self.special_tokens, name)
     }
 
     /// Renders a conversation with something in place of its media; returns how many those are, too.
@@ -211,7 +234,7 @@ impl ChatTemplate {
         let media = messages.iter().map(|message| message.media).sum();
         let continued = request
             .continue_final_message
-            .then(|| continued_text(request, &mut messages))
+            .then(|| continued::tag(request, &mut messages))
             .transpose()?;
         let variables = self.variables(
             request,
@@ -220,7 +243,8 @@ impl ChatTemplate {
         let text = compiled.render(variables, body_len)?;
         match continued {
             None => Ok((text, media)),
-            Some(final_text) => Ok((cut_at_tag(text, &final_text)?, media)),
+            Some(final_text) if text.contains(python::strip(&final_text)) => Ok((continued::cut_at_tag(text)?, media)),
+            Some(_) => Err(continued::not_found()),
         }
     }
 
@@ -259,7 +283,7 @@ impl ChatTemplate {
 }
 
 impl Compiled {
-    fn new(name: &'static str, source: &str, now: &Arc<AtomicI64>) -> Result<Self, TemplateError> {
+    fn new(name: &'static str, source: &str, now: &Arc<AtomicI64>, frontend: Frontend) -> Result<Self, TemplateError> {
         let syntax_error = |error: minijinja::Error| TemplateError::Syntax {
             name,
             message: format!("{error:#}"),
@@ -269,12 +293,22 @@ impl Compiled {
         let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
-        python::install(&mut environment, now.clone(), NO_TIME);
+        match frontend {
+            Frontend::Vllm => python::install(&mut environment, now.clone(), NO_TIME),
+            Frontend::Dynamo => dynamo::environment::install(&mut environment, now.clone(), NO_TIME),
+        }
         environment.add_template_owned(TEMPLATE, source).map_err(syntax_error)?;
         Ok(Self { environment, format })
     }
 
-    fn render(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
+    pub(crate) fn source(&self) -> String {
+        let template = self.environment.get_template(TEMPLATE);
+        template
+            .map(|template| template.source().to_owned())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn render(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
         // A clone is a handful of reference counts, and the only way to set the fuel of one render.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(work_limit(body_len)));
@@ -290,6 +324,11 @@ impl Compiled {
             Err(error) => Err(render_error(&error)),
         }
     }
+}
+
+fn token(tokens: &[(String, Value)], name: &str) -> Value {
+    let token = tokens.iter().find(|(known, _)| known == name);
+    token.map_or_else(|| Value::from(()), |(_, token)| token.clone())
 }
 
 /// Settings as a template sees what a request says.
@@ -331,40 +370,4 @@ fn render_error(error: &minijinja::Error) -> PromptError {
         cause = current.source();
     }
     PromptError::Template(format!("{error:#}"))
-}
-
-/// `transformers` finds the end of the final message by appending this to it.
-const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
-
-/// Tags the final message; returns its text as it was.
-fn continued_text(request: &Request<'_, '_>, messages: &mut [messages::Message<'_>]) -> Result<String, PromptError> {
-    let bad = |why: &str| PromptError::BadField {
-        field: "continue_final_message",
-        why: why.to_owned(),
-    };
-    if request.add_generation_prompt {
-        return Err(bad(
-            "cannot go with `add_generation_prompt`, which is on unless set to false",
-        ));
-    }
-    let last = messages.last_mut().ok_or_else(|| bad("needs a message"))?;
-    last.tag_last_text(TAG)
-        .ok_or_else(|| bad("needs a text in the final message"))
-}
-
-/// Cuts the rendered text where the final message ends.
-fn cut_at_tag(mut text: String, final_text: &str) -> Result<String, PromptError> {
-    let tag = TAG.trim_end();
-    let end = text.rfind(tag).filter(|_| text.contains(python::strip(final_text)));
-    let Some(end) = end else {
-        return Err(PromptError::Refused(
-            "the final message to continue does not appear in the rendered text".into(),
-        ));
-    };
-    let spacing_kept = text.get(end..).is_some_and(|rest| rest.starts_with(TAG));
-    text.truncate(end);
-    if !spacing_kept {
-        text.truncate(python::strip_end(&text).len());
-    }
-    Ok(text)
 }

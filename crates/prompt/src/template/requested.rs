@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Compiled;
 use crate::error::PromptError;
+use crate::rules::Frontend;
 
 /// Longest source in bytes; the longest template of a known model has 30 kB.
 const MAX_SOURCE_BYTES: usize = 128 << 10;
@@ -23,7 +24,7 @@ impl Requested {
             Some(at) => kept.remove(at),
             None if source.len() > MAX_SOURCE_BYTES => return Err(PromptError::LimitExceeded("template size")),
             None => {
-                let compiled = Compiled::new("of the request", source, now);
+                let compiled = Compiled::new("of the request", source, now, Frontend::Vllm);
                 let compiled = compiled.map_err(|error| PromptError::Template(error.to_string()))?;
                 (source.to_owned(), Arc::new(compiled))
             }

@@ -1,0 +1,131 @@
+//! The Jinja that the frontend renders with: minijinja with less of Python than [`python`] makes it have.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
+
+use crate::json::Json;
+use crate::{messages, python};
+
+/// Makes `environment` behave as the frontend's own. `now`, `no_time`: see [`python::install`].
+pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: i64) {
+    python::install(environment, now, no_time);
+    environment.set_formatter(write_value);
+    environment.add_filter("length", |value: Value| value.len().unwrap_or(0));
+    environment.add_filter("string", |value: &Value| text(value).into_owned());
+    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
+        python::trim(&text(value), characters)
+    });
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("fromjson", fromjson);
+    environment.add_filter("from_json", fromjson);
+    environment.add_filter("escape", escape);
+    environment.add_filter("e", escape);
+    environment.add_test("sequence", |value: &Value| value.kind() == ValueKind::Seq);
+    environment.add_test("iterable", |value: &Value| value.try_iter().is_ok());
+    environment.add_test("number", |value: &Value| value.kind() == ValueKind::Number);
+}
+
+/// `{{ value }}`.
+fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            output.write_str(&text(value)).map_err(Error::from)
+        }
+        _ => escape_formatter(output, state, value),
+    }
+}
+
+/// A float as in Python; lists and objects as minijinja 2 prints them, which is Rust's notation but for `True` and `None`.
+fn text(value: &Value) -> Cow<'_, str> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            let mut text = String::new();
+            debug(value, &mut text, 0);
+            Cow::Owned(text)
+        }
+        _ => python::str(value),
+    }
+}
+
+/// Deeper than any request can nest; a template can build a value that contains itself.
+const MAX_DEPTH: usize = 512;
+
+fn debug(value: &Value, text: &mut String, depth: usize) {
+    let inside = depth.saturating_add(1);
+    match value.kind() {
+        _ if depth > MAX_DEPTH => text.push_str("..."),
+        ValueKind::String => text.push_str(&format!("{:?}", value.as_str().unwrap_or_default())),
+        ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
+            Ok(number) => text.push_str(&format!("{number:?}")),
+            Err(_) => text.push_str(&value.to_string()),
+        },
+        ValueKind::Undefined => text.push_str("undefined"),
+        ValueKind::Seq | ValueKind::Iterable => {
+            text.push('[');
+            for (count, item) in value.try_iter().into_iter().flatten().enumerate() {
+                separate(count, text);
+                debug(&item, text, inside);
+            }
+            text.push(']');
+        }
+        ValueKind::Map => {
+            text.push('{');
+            for (count, key) in value.try_iter().into_iter().flatten().enumerate() {
+                separate(count, text);
+                debug(&key, text, inside);
+                text.push_str(": ");
+                debug(&value.get_item(&key).unwrap_or_default(), text, inside);
+            }
+            text.push('}');
+        }
+        _ => text.push_str(&value.to_string()),
+    }
+}
+
+fn separate(count: usize, text: &mut String) {
+    if count > 0 {
+        text.push_str(", ");
+    }
+}
+
+/// `json.dumps`, of whose arguments only `indent` is known and all others are ignored.
+fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
+    if value.is_undefined() {
+        return Ok("null".to_owned());
+    }
+    let indent = kwargs.get::<usize>("indent").ok();
+    let _ = kwargs.args().count();
+    python::dumps_indented(value, indent)
+}
+
+/// A text as the JSON in it; anything else as it is.
+fn fromjson(value: Value) -> Result<Value, Error> {
+    let failed = |why: String| Error::new(ErrorKind::InvalidOperation, format!("fromjson: {why}"));
+    match value.as_str() {
+        None => Ok(value),
+        Some(text) => {
+            let json = serde_json::from_str::<Json<'_>>(text).map_err(|error| failed(error.to_string()))?;
+            messages::value(&json).map_err(|error| failed(error.to_string()))
+        }
+    }
+}
+
+/// The `escape` filter, with the entities that minijinja writes.
+fn escape(value: &Value) -> String {
+    let mut escaped = String::new();
+    for character in text(value).chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '\'' => escaped.push_str("&#x27;"),
+            '"' => escaped.push_str("&quot;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,159 @@
+//! Prompts as Dynamo's frontend makes them: the token ids that its workers get, against those that our own crates make of
+//! the same request. Real models' templates, and some that show what they are given or refuse what others take.
+
+mod generated;
+mod handmade;
+mod templates;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use control_plane::config::PromptsConfig;
+use control_plane::model::{Model, PromptTokens};
+use prompt::{Body, ChatTemplate, Frontend, Shape};
+use serde_json::Value;
+use testbed::{Client, workspace_root};
+use wasm_tests::dynamo::{self, Dynamo};
+
+const MODELS: [&str; 4] = ["qwen3", "llama3_1", "deepseek_v3", "gemma3"];
+
+/// A request: the path, and the body but for the model's name.
+type Case = (&'static str, Value);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Dynamo: scripts/setup interop"]
+async fn our_prompts_are_those_of_dynamos_frontend() -> Result<()> {
+    let dir = workspace_root().join(format!("target/testbed/prompts-{}", std::process::id()));
+    let dynamo = Dynamo::new(&dir)?;
+    let models = models(&dir)?;
+    let record = dir.join("record.jsonl");
+    fs::write(&record, "")?;
+    let _worker = dynamo.recording_worker(&record, &models)?;
+    let frontend = dynamo.frontend("frontend", "round-robin")?;
+    let names: Vec<_> = models.iter().map(|(name, _)| *name).collect();
+    frontend.serves_all(&names).await?;
+
+    let client = Client::new();
+    let cases: Vec<Case> = handmade::cases().into_iter().chain(generated::cases(60)).collect();
+    let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
+    let mut differences = Vec::new();
+    for (name, model_dir) in &models {
+        let ours = Ours::load(model_dir)?;
+        for (path, body) in &cases {
+            let mut body = body.clone();
+            body["model"] = (*name).into();
+            body["max_tokens"] = 1.into();
+            let answer = client.post_json(&frontend.url(path), &body).await?;
+            ensure!(answer.status != 503, "{name} is not served: {}", answer.text());
+            let count = counts.entry(path).or_default();
+            if answer.status != 200 {
+                count.refused += 1;
+            } else if let Some(difference) = ours.difference(path, &body, &last_prompt(&record)?) {
+                differences.push(format!("{name} {path} {body}\n{difference}"));
+            } else {
+                count.equal += 1;
+            }
+        }
+    }
+    println!("{counts:?}");
+    let examples = &differences[..differences.len().min(10)];
+    ensure!(
+        differences.is_empty(),
+        "{} differ:\n\n{}",
+        differences.len(),
+        examples.join("\n\n")
+    );
+    for (path, Counts { equal, refused }) in counts {
+        ensure!(
+            equal > 2 * refused,
+            "{path}: {equal} compared, {refused} refused by Dynamo"
+        );
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    equal: usize,
+    /// By Dynamo, so that there is no prompt.
+    refused: usize,
+}
+
+/// Names and directories.
+fn models(dir: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut models = Vec::new();
+    let mut add = |name: &'static str, source: &str| -> Result<PathBuf> {
+        let source = workspace_root().join("target/models").join(source);
+        let model = dir.join("models").join(name);
+        dynamo::write_model(&source, &model).context("run scripts/setup interop")?;
+        models.push((name, model.clone()));
+        Ok(model)
+    };
+    for name in MODELS {
+        add(name, name)?;
+    }
+    for (name, template) in templates::ALL {
+        fs::write(add(name, "qwen3")?.join("chat_template.jinja"), template)?;
+    }
+    Ok(models)
+}
+
+/// The ids that the worker got last.
+fn last_prompt(record: &Path) -> Result<Vec<u32>> {
+    let prompts = fs::read_to_string(record)?;
+    fs::write(record, "")?;
+    let last = prompts.lines().last().context("no prompt reached the worker")?;
+    Ok(serde_json::from_str(last)?)
+}
+
+/// What our own crates make of requests.
+struct Ours(Model);
+
+impl Ours {
+    fn load(dir: &Path) -> Result<Self> {
+        let model = Model::load(dir, &PromptsConfig::of(Frontend::Dynamo));
+        if let Some(why) = model.inexact_because() {
+            anyhow::bail!("{}: {why}", dir.display());
+        }
+        let ours = Self(model);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        ours.template()?.set_now(now.try_into()?);
+        Ok(ours)
+    }
+
+    fn template(&self) -> Result<&ChatTemplate> {
+        let template = self.0.template.as_ref();
+        template
+            .map(|(template, _)| template)
+            .map_err(|why| anyhow::anyhow!("{why}"))
+    }
+
+    fn prompt(&self, path: &str, body: &Value) -> Result<PromptTokens> {
+        let shape = Shape::of_path(path).context("a path without a prompt")?;
+        let body = body.to_string();
+        let prompt = Body::read(shape, body.as_bytes())?;
+        let tokens = self.0.tokens(prompt.prompt(Some(self.template()?))?);
+        tokens.map_err(|why| anyhow::anyhow!("{why}"))
+    }
+
+    /// How our prompt differs from theirs, or before an image what they begin with.
+    fn difference(&self, path: &str, body: &Value, theirs: &[u32]) -> Option<String> {
+        match self.prompt(path, body) {
+            Ok(ours) if ours.ids == theirs || (!ours.is_whole && theirs.starts_with(&ours.ids)) => None,
+            Ok(PromptTokens { ids, text, .. }) => {
+                let equal = ids
+                    .iter()
+                    .zip(theirs)
+                    .take_while(|(ours, theirs)| ours == theirs)
+                    .count();
+                Some(format!(
+                    "from token {equal} on:\nours   {ids:?}\ntheirs {theirs:?}\nours   {text:?}"
+                ))
+            }
+            Err(error) => Some(format!("none of ours: {error:#}")),
+        }
+    }
+}
