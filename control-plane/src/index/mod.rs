@@ -217,8 +217,8 @@ impl Index {
         self.blocks == 0
     }
 
-    /// The view as it is: the blocks of every slot.
-    pub fn holdings(&self) -> impl Iterator<Item = (Slot, impl Iterator<Item = SequenceHash>)> {
+    /// The view as it is: depth and hash of the blocks of every slot.
+    pub fn holdings(&self) -> impl Iterator<Item = (Slot, impl Iterator<Item = (u32, SequenceHash)>)> {
         self.ranks.iter().flat_map(RankIndex::shown)
     }
 

@@ -65,7 +65,7 @@ impl RankIndex {
     }
 
     /// What the view has of it.
-    pub(super) fn shown(&self) -> impl Iterator<Item = (router_core::Slot, impl Iterator<Item = SequenceHash>)> {
+    pub(super) fn shown(&self) -> impl Iterator<Item = (router_core::Slot, impl Iterator<Item = (u32, SequenceHash)>)> {
         self.window.shown(self.by_hash.iter().map(|&at| &self.nodes[at]))
     }
 

@@ -235,7 +235,9 @@ fn expected_view(naive: &BTreeMap<u16, Naive>, levels: Levels, grid: Grid) -> BT
 }
 
 fn found_view(index: &Index) -> BTreeMap<Slot, BTreeSet<SequenceHash>> {
-    let found = index.holdings().map(|(slot, set)| (slot, set.collect()));
+    let found = index
+        .holdings()
+        .map(|(slot, set)| (slot, set.map(|(_, hash)| hash).collect()));
     found.filter(|(_, set): &(_, BTreeSet<_>)| !set.is_empty()).collect()
 }
 

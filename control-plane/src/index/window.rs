@@ -66,17 +66,20 @@ impl Window {
         !self.closed && self.grid.shows(node.depth()) && levels.iter().any(Option::is_some)
     }
 
-    /// The blocks of `nodes` that are shown, by slot.
+    /// The blocks of `nodes` that are shown, by slot: depth and hash.
     pub(super) fn shown<'n, I: Iterator<Item = &'n Node> + Clone>(
         &self,
         nodes: I,
-    ) -> impl Iterator<Item = (Slot, impl Iterator<Item = SequenceHash> + use<'n, I>)> + use<'n, I> {
+    ) -> impl Iterator<Item = (Slot, impl Iterator<Item = (u32, SequenceHash)> + use<'n, I>)> + use<'n, I> {
         let window = *self;
         let slots = (0..Level::ALL.len()).filter_map(move |level| Some((level, window.slots[level]?)));
         slots.map(move |(level, slot)| {
             let is_shown =
                 move |node: &&Node| !window.closed && node.reach().index() <= level && window.grid.shows(node.depth());
-            (slot, nodes.clone().filter(is_shown).map(|node| node.hash))
+            (
+                slot,
+                nodes.clone().filter(is_shown).map(|node| (node.depth(), node.hash)),
+            )
         })
     }
 }

@@ -12,7 +12,7 @@ use router_core::fleet::ArtefactId;
 use router_core::replica::Position;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at};
 use tokio_stream::{StreamExt, StreamMap};
 use tonic::{Status, Streaming};
 
@@ -21,12 +21,17 @@ use super::codec::Encoded;
 use super::filters::{Acked, Connected};
 use super::log::Deltas;
 use super::pool::{Start, artefact_messages};
+use super::snapshot::{PART_HASHES, Snapshot};
 use crate::fleet::Published;
 
 /// How long a filter may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a filter may take no message before its stream is given up.
 const STALLED: Duration = Duration::from_secs(10);
+/// A snapshot is sent in turns, between which the VM serves requests: so many bytes,
+const TURN_BYTES: usize = 8 * PART_HASHES;
+/// and no more before so long.
+const TURN: Duration = Duration::from_millis(1);
 /// Positions in a hello that are read.
 const MAX_POSITIONS: usize = 4096;
 
@@ -200,11 +205,24 @@ impl FilterStream {
         let pool = self.service.pools[index].clone();
         let Start { snapshot, deltas } = pool.subscribe(known).await.ok_or(Ended)?;
         if let Some(snapshot) = snapshot {
-            for message in snapshot.messages.iter() {
-                self.send(message.clone()).await?;
-            }
+            self.send_snapshot(&snapshot).await?;
         }
         self.deltas.insert(index, deltas);
+        Ok(())
+    }
+
+    async fn send_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), Ended> {
+        let mut turns = interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut sent = 0;
+        for message in snapshot.messages.iter() {
+            if sent >= TURN_BYTES {
+                turns.tick().await;
+                sent = 0;
+            }
+            sent += message.size();
+            self.send(message.clone()).await?;
+        }
         Ok(())
     }
 
