@@ -214,9 +214,14 @@ fn the_frontend_is_that_of_the_workers_unless_it_is_named() {
     ] {
         assert_eq!(prompts(&yaml), PromptsConfig::of(expected), "{yaml}");
     }
-    let refused = dynamo("").replace("discovery:", "prompts: {trust_request_chat_template: true}, discovery:");
-    let mistakes = Config::parse(&refused, directory).unwrap_err().to_string();
-    assert!(mistakes.contains("refuses requests with a template"), "{mistakes}");
+    for (setting, expected) in [
+        ("trust_request_chat_template: true", "refuses requests with a template"),
+        ("frontend: vllm, reasoning_parser: qwen3", "only with Dynamo's frontend"),
+    ] {
+        let refused = dynamo("").replace("discovery:", &format!("prompts: {{{setting}}}, discovery:"));
+        let mistakes = Config::parse(&refused, directory).unwrap_err().to_string();
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
 }
 
 #[test]

@@ -28,6 +28,17 @@ enum Discovery {
     Etcd(Box<EtcdApi>),
 }
 
+/// A model of a worker that records prompts.
+#[derive(Debug)]
+pub struct RecordedModel {
+    /// By which requests name it.
+    pub name: &'static str,
+    /// Where its files are.
+    pub dir: PathBuf,
+    /// With which parser of reasoning the worker runs.
+    pub parser: Option<&'static str>,
+}
+
 /// A frontend, and where it listens.
 #[derive(Debug)]
 pub struct Frontend {
@@ -102,14 +113,17 @@ impl Dynamo {
         self.spawn_module(name, "dynamo.mocker", &words)
     }
 
-    /// Starts one worker that serves these models, by their names, and writes the token ids of every prompt into
-    /// `record`, a line of JSON each.
+    /// Starts one worker that serves these models and writes the token ids of every prompt into `record`, a line of JSON
+    /// each.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn recording_worker(&self, record: &Path, models: &[(&str, PathBuf)]) -> Result<Process> {
+    pub fn recording_worker(&self, record: &Path, models: &[RecordedModel]) -> Result<Process> {
         let mut words = vec![record.to_string_lossy().into_owned()];
-        words.extend(models.iter().map(|(name, dir)| format!("{name}={}", dir.display())));
+        words.extend(models.iter().map(|RecordedModel { name, dir, parser }| {
+            let parser = parser.map_or_else(String::new, |parser| format!("={parser}"));
+            format!("{name}={}{parser}", dir.display())
+        }));
         let script = workspace_root().join("wasm-tests/src/recording_worker.py");
         self.spawn("recording-worker", &[&script.to_string_lossy()], &words)
     }
@@ -209,23 +223,27 @@ impl Frontend {
         self.serves_all(&[MODEL]).await
     }
 
-    /// Waits until it serves models of these names.
+    /// Waits until it serves models of these names, of which it loads one after the other.
     ///
     /// # Errors
-    /// When that takes too long.
+    /// When one of them takes too long.
     pub async fn serves_all(&self, names: &[&str]) -> Result<()> {
         let client = Client::new();
         let models = self.url("/v1/models");
-        eventually("Dynamo's frontend with the workers' models", || async {
-            let Ok(answer) = client.get_json(&models).await else {
-                return Ok(None);
-            };
-            let known = answer["data"].as_array().into_iter().flatten();
-            let known: BTreeSet<_> = known.filter_map(|model| model["id"].as_str()).collect();
-            Ok(names.iter().all(|name| known.contains(name)).then_some(()))
-        })
-        .await
-        .with_context(|| self.process.tail(20))
+        for count in 1..=names.len() {
+            eventually("Dynamo's frontend with one more of the workers' models", || async {
+                let Ok(answer) = client.get_json(&models).await else {
+                    return Ok(None);
+                };
+                let known = answer["data"].as_array().into_iter().flatten();
+                let known: BTreeSet<_> = known.filter_map(|model| model["id"].as_str()).collect();
+                let served = names.iter().filter(|name| known.contains(*name)).count();
+                Ok((served >= count).then_some(()))
+            })
+            .await
+            .with_context(|| self.process.tail(20))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,13 +1,13 @@
 """A worker of NVIDIA Dynamo that serves several models and writes the token ids of every prompt into a file.
 
-Arguments: the file, then NAME=DIRECTORY of each model.
+Arguments: the file, then NAME=DIRECTORY of each model, or NAME=DIRECTORY=PARSER with a parser of reasoning.
 """
 
 import asyncio
 import json
 import sys
 
-from dynamo.llm import ModelInput, ModelType, WorkerType, register_model
+from dynamo.llm import ModelInput, ModelRuntimeConfig, ModelType, WorkerType, register_model
 from dynamo.runtime import dynamo_worker
 
 
@@ -22,7 +22,9 @@ async def serve(runtime):
 
     serving = []
     for model in models:
-        name, directory = model.split("=", 1)
+        name, directory, *parser = model.split("=")
+        runtime_config = ModelRuntimeConfig()
+        runtime_config.reasoning_parser = parser[0] if parser else None
         endpoint = runtime.endpoint(f"dynamo.{name}.generate")
         serving.append(asyncio.ensure_future(endpoint.serve_endpoint(generate)))
         await register_model(
@@ -32,6 +34,7 @@ async def serve(runtime):
             directory,
             name,
             worker_type=WorkerType.Aggregated,
+            runtime_config=runtime_config,
             ignore_weights=True,
         )
     await asyncio.gather(*serving)

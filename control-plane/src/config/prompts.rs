@@ -43,7 +43,15 @@ pub fn frontend(name: &str) -> Option<Frontend> {
 
 /// `default`: the frontend if none is named.
 pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mistakes: &mut Mistakes) -> PromptsConfig {
-    let [frontend_at, harmony, chat_template, kwargs, exclude, trust] = at.fields(
+    let [
+        frontend_at,
+        harmony,
+        chat_template,
+        kwargs,
+        exclude,
+        reasoning_parser,
+        trust,
+    ] = at.fields(
         mistakes,
         [
             "frontend",
@@ -51,6 +59,7 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
             "chat_template",
             "default_chat_template_kwargs",
             "exclude_tools_when_tool_choice_none",
+            "reasoning_parser",
             "trust_request_chat_template",
         ],
     );
@@ -77,6 +86,10 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
     let default = config.rules.exclude_tools_when_tool_choice_none;
     config.rules.exclude_tools_when_tool_choice_none = exclude.flag(mistakes, default);
     config.rules.default_chat_template_kwargs = kwargs.object(mistakes);
+    config.rules.reasoning_parser = reasoning_parser.text(mistakes).map(str::to_owned);
+    if config.rules.reasoning_parser.is_some() && frontend == Frontend::Vllm {
+        mistakes.add(&reasoning_parser, "set", "changes prompts only with Dynamo's frontend");
+    }
     config.rules.trust_request_chat_template = trust.flag(mistakes, false);
     if config.rules.trust_request_chat_template && frontend == Frontend::Dynamo {
         mistakes.add(&trust, "true", "Dynamo's frontend refuses requests with a template");

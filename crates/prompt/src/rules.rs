@@ -27,6 +27,8 @@ pub struct Rules {
     pub exclude_tools_when_tool_choice_none: bool,
     /// Variables of the template, where a request does not set them.
     pub default_chat_template_kwargs: Map<String, Value>,
+    /// With which of its parsers of reasoning Dynamo's workers run.
+    pub reasoning_parser: Option<String>,
     /// The `chat_template` of a request is used; otherwise workers refuse such requests.
     pub trust_request_chat_template: bool,
 }

@@ -10,12 +10,17 @@ const MESSAGES: &str = "{{ messages | tojson }}";
 const REASONING: &str = "{{ messages | tojson }}{# reasoning_content #}";
 
 fn compile(source: &str) -> ChatTemplate {
+    compile_for(source, None)
+}
+
+fn compile_for(source: &str, reasoning_parser: Option<&str>) -> ChatTemplate {
     let text = ModelText {
         chat_template: Some(source.to_owned()),
         special_tokens: [("bos_token".to_owned(), "<s>".to_owned())].into(),
         rules: Rules {
             frontend: Frontend::Dynamo,
             exclude_tools_when_tool_choice_none: true,
+            reasoning_parser: reasoning_parser.map(str::to_owned),
             ..Rules::default()
         },
         ..ModelText::default()
@@ -24,9 +29,13 @@ fn compile(source: &str) -> ChatTemplate {
 }
 
 fn prompt(source: &str, shape: Shape, body: &Value) -> Result<(String, Option<Media>), &'static str> {
+    prompt_of(&compile(source), shape, body)
+}
+
+fn prompt_of(template: &ChatTemplate, shape: Shape, body: &Value) -> Result<(String, Option<Media>), &'static str> {
     let body = body.to_string();
     let read = Body::read(shape, body.as_bytes()).unwrap();
-    match read.prompt(Some(&compile(source))).map_err(|error| error.reason())? {
+    match read.prompt(Some(template)).map_err(|error| error.reason())? {
         Prompt::Text {
             text,
             add_special_tokens: false,
@@ -255,6 +264,25 @@ fn anthropic_messages() {
 }
 
 #[test]
+fn workers_with_a_parser_of_reasoning_think_unless_they_are_told_not_to() {
+    let source = "{{ thinking }} {{ enable_thinking }} {{ truncate_history_thinking }}";
+    let chat = json!({"messages": []});
+    let told = |kind: &str| json!({"messages": [], "thinking": {"type": kind}});
+    for (parser, shape, body, expected) in [
+        ("qwen3", Shape::Messages, &chat, "True True False"),
+        ("qwen3", Shape::Messages, &told("enabled"), "True True False"),
+        ("qwen3", Shape::Messages, &told("disabled"), "  "),
+        ("qwen3", Shape::Chat, &chat, "  "),
+        ("kimi_k25", Shape::Chat, &chat, "True True "),
+        ("kimi_k25", Shape::Chat, &told("disabled"), "False False "),
+        ("kimi_k25", Shape::Messages, &told("disabled"), "True True "),
+    ] {
+        let rendered = prompt_of(&compile_for(source, Some(parser)), shape, body);
+        assert_eq!(rendered, Ok((expected.to_owned(), None)), "{parser} {shape:?} {body}");
+    }
+}
+
+#[test]
 fn messages_are_made_to_fit_what_the_template_takes() {
     let strict = "{% set last = namespace(role='') %}{% for m in messages %}{% if m.role == 'system' and not loop.first %}\
                   {{ raise_exception('system') }}{% endif %}{% if m.role == 'user' and last.role == 'user' %}{{ raise_exception('user') }}\
@@ -282,14 +310,8 @@ fn a_template_that_writes_the_date_is_known_before_the_time_is_told() {
     assert_eq!(prompt(source, Shape::Chat, &body), Err("template_error"));
     let template = compile(source);
     template.set_now(1_795_426_800);
-    let body = body.to_string();
-    match Body::read(Shape::Chat, body.as_bytes())
-        .unwrap()
-        .prompt(Some(&template))
-    {
-        Ok(Prompt::Text { text, .. }) => assert_eq!(text, "2026<user><user>"),
-        other => panic!("{other:?}"),
-    }
+    let rendered = prompt_of(&template, Shape::Chat, &body);
+    assert_eq!(rendered, Ok(("2026<user><user>".to_owned(), None)));
 }
 
 #[test]

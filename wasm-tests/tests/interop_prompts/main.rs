@@ -7,7 +7,7 @@ mod templates;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,7 @@ use control_plane::model::{Model, PromptTokens};
 use prompt::{Body, ChatTemplate, Frontend, Shape};
 use serde_json::Value;
 use testbed::{Client, workspace_root};
-use wasm_tests::dynamo::{self, Dynamo};
+use wasm_tests::dynamo::{self, Dynamo, RecordedModel};
 
 const MODELS: [&str; 4] = ["qwen3", "llama3_1", "deepseek_v3", "gemma3"];
 
@@ -33,18 +33,18 @@ async fn our_prompts_are_those_of_dynamos_frontend() -> Result<()> {
     fs::write(&record, "")?;
     let _worker = dynamo.recording_worker(&record, &models)?;
     let frontend = dynamo.frontend("frontend", "round-robin")?;
-    let names: Vec<_> = models.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = models.iter().map(|model| model.name).collect();
     frontend.serves_all(&names).await?;
 
     let client = Client::new();
-    let cases: Vec<Case> = handmade::cases().into_iter().chain(generated::cases(60)).collect();
+    let cases: Vec<Case> = handmade::cases().into_iter().chain(generated::cases(100)).collect();
     let mut counts: BTreeMap<&str, Counts> = BTreeMap::new();
     let mut differences = Vec::new();
-    for (name, model_dir) in &models {
-        let ours = Ours::load(model_dir)?;
+    for model in &models {
+        let (name, ours) = (model.name, Ours::load(model)?);
         for (path, body) in &cases {
             let mut body = body.clone();
-            body["model"] = (*name).into();
+            body["model"] = name.into();
             body["max_tokens"] = 1.into();
             let answer = client.post_json(&frontend.url(path), &body).await?;
             ensure!(answer.status != 503, "{name} is not served: {}", answer.text());
@@ -82,23 +82,20 @@ struct Counts {
     refused: usize,
 }
 
-/// Names and directories.
-fn models(dir: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
-    let mut models = Vec::new();
-    let mut add = |name: &'static str, source: &str| -> Result<PathBuf> {
+fn models(dir: &Path) -> Result<Vec<RecordedModel>> {
+    let recorded = |name, source: &str, parser| -> Result<RecordedModel> {
         let source = workspace_root().join("target/models").join(source);
-        let model = dir.join("models").join(name);
-        dynamo::write_model(&source, &model).context("run scripts/setup interop")?;
-        models.push((name, model.clone()));
-        Ok(model)
+        let dir = dir.join("models").join(name);
+        dynamo::write_model(&source, &dir).context("run scripts/setup interop")?;
+        Ok(RecordedModel { name, dir, parser })
     };
-    for name in MODELS {
-        add(name, name)?;
-    }
-    for (name, template) in templates::ALL {
-        fs::write(add(name, "qwen3")?.join("chat_template.jinja"), template)?;
-    }
-    Ok(models)
+    let real = MODELS.iter().map(|name| recorded(*name, name, None));
+    let made = templates::ALL.iter().map(|(name, template, parser)| {
+        let model = recorded(name, "qwen3", *parser)?;
+        fs::write(model.dir.join("chat_template.jinja"), template)?;
+        Ok(model)
+    });
+    real.chain(made).collect()
 }
 
 /// The ids that the worker got last.
@@ -113,10 +110,12 @@ fn last_prompt(record: &Path) -> Result<Vec<u32>> {
 struct Ours(Model);
 
 impl Ours {
-    fn load(dir: &Path) -> Result<Self> {
-        let model = Model::load(dir, &PromptsConfig::of(Frontend::Dynamo));
+    fn load(RecordedModel { name, dir, parser }: &RecordedModel) -> Result<Self> {
+        let mut prompts = PromptsConfig::of(Frontend::Dynamo);
+        prompts.rules.reasoning_parser = parser.map(str::to_owned);
+        let model = Model::load(dir, &prompts);
         if let Some(why) = model.inexact_because() {
-            anyhow::bail!("{}: {why}", dir.display());
+            anyhow::bail!("{name}: {why}");
         }
         let ours = Self(model);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();

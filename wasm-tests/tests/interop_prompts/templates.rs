@@ -1,19 +1,21 @@
 //! Templates besides those of models.
 
-/// Names and sources.
-pub(crate) const ALL: [(&str, &str); 5] = [
-    ("shows", SHOWS),
-    ("shows_reasoning", SHOWS_REASONING),
-    ("argument_texts", ARGUMENT_TEXTS),
-    ("strict", STRICT),
-    ("parts", PARTS),
+/// Names, sources, and with which parser of reasoning their worker runs.
+pub(crate) const ALL: [(&str, &str, Option<&str>); 7] = [
+    ("shows", SHOWS, None),
+    ("shows_thinking", SHOWS, Some("qwen3")),
+    ("shows_kimi", SHOWS, Some("kimi_k25")),
+    ("shows_reasoning", SHOWS_REASONING, None),
+    ("argument_texts", ARGUMENT_TEXTS, None),
+    ("strict", STRICT, None),
+    ("parts", PARTS, None),
 ];
 
 /// Shows all that it is given.
 const SHOWS: &str = "{% for m in messages %}[{{ m.role }}|{{ m.content | tojson if m.content is defined else 'absent' }}|\
      {{ m.tool_calls | tojson if m.tool_calls is defined }}|{{ m.tool_call_id }}|{{ m.name }}|{{ m.refusal }}|{{ m.content }}]\n\
      {% endfor %}{{ tools | tojson }}|{{ tools }}|{{ add_generation_prompt }}|{{ reasoning_effort }}|{{ enable_thinking }}|{{ thinking }}|\
-     {{ thinking_mode }}|{{ flag }}|{{ flag | tojson }}|{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token }}";
+     {{ thinking_mode }}|{{ truncate_history_thinking }}|{{ flag }}|{{ flag | tojson }}|{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token }}";
 
 /// Knows reasoning, as a text or a list.
 const SHOWS_REASONING: &str = "{% for m in messages %}[{{ m.role }}|{{ m.content | tojson if m.content is defined }}|\

@@ -13,8 +13,9 @@ use crate::json::Json;
 /// Claude Code's attribution, different in each request: the line that starts with this does not reach the prompt.
 const BILLING_HEADER: &str = "x-anthropic-billing-header:";
 
-/// The messages of a request. `output_config` says nothing to the template.
-pub(super) fn read<'r>(fields: &'r Json<'_>) -> Result<Chat<'r>, PromptError> {
+/// The messages of a request, for workers with a parser of reasoning: they think unless the request says not to.
+/// `output_config` says nothing to the template.
+pub(super) fn read<'r>(fields: &'r Json<'_>, parser: Option<&str>) -> Result<Chat<'r>, PromptError> {
     let mut messages = Vec::new();
     if let Some(system) = fields.get_set("system") {
         let system = without_billing_header(texts(system, |block| required(block, "text", "system").map(Some))?);
@@ -28,10 +29,14 @@ pub(super) fn read<'r>(fields: &'r Json<'_>) -> Result<Chat<'r>, PromptError> {
         .map(|thinking| required(thinking, "type", "thinking"))
         .transpose()?;
     let mut arguments = Arguments::default();
-    if thinking == Some("enabled") {
+    let is_assumed = parser.is_some() && thinking != Some("disabled");
+    if is_assumed || thinking == Some("enabled") {
         arguments.set("enable_thinking", Json::Bool(true));
     }
-    arguments.settle();
+    if is_assumed {
+        arguments.set("truncate_history_thinking", Json::Bool(false));
+    }
+    arguments.settle(parser);
     let tools = match fields.get_set("tools") {
         None => None,
         Some(Json::Array(tools)) if tools.is_empty() => None,

@@ -106,9 +106,10 @@ impl<'r> Arguments<'r> {
         Ok(())
     }
 
-    /// What every request's arguments come to: both switches, of whatever type one was.
-    pub(super) fn settle(&mut self) {
-        if let Some(on) = self.is_on() {
+    /// What every request's arguments come to: both switches, of whatever type one was. Kimi thinks if nothing is said.
+    pub(super) fn settle(&mut self, parser: Option<&str>) {
+        let thinks = || matches!(parser, Some("kimi_k25" | "kimi_k3" | "kimi-k3")).then_some(true);
+        if let Some(on) = self.is_on().or_else(thinks) {
             self.switch(on);
         }
     }

@@ -20,14 +20,14 @@ pub(super) struct Chat<'r> {
     pub(super) continue_final_message: bool,
 }
 
-/// A chat completion.
-pub(super) fn read<'r>(fields: &'r Json<'_>) -> Result<Chat<'r>, PromptError> {
+/// A chat completion, for workers with a parser of reasoning.
+pub(super) fn read<'r>(fields: &'r Json<'_>, parser: Option<&str>) -> Result<Chat<'r>, PromptError> {
     // Refused there.
     refuse(fields, &["chat_template", "documents", "add_special_tokens"])?;
     let messages = array(fields, "messages")?.iter().map(Message::read);
     let mut arguments = Arguments::read(fields)?;
     arguments.settle_chat(fields.get_set("thinking"), fields.get_set("reasoning_effort"))?;
-    arguments.settle();
+    arguments.settle(parser);
     let continue_final_message = flag(fields, "continue_final_message", false)?;
     Ok(Chat {
         messages: messages.collect::<Result<_, _>>()?,

@@ -40,10 +40,11 @@ pub(crate) fn conversation(
     template: &ChatTemplate,
     habits: &Habits,
 ) -> Result<Prompt<'static>, PromptError> {
+    let parser = template.rules().reasoning_parser.as_deref();
     let chat = match shape {
-        Shape::Chat => chat::read(fields)?,
-        Shape::Messages => anthropic::read(fields)?,
-        Shape::Responses => responses::read(fields)?,
+        Shape::Chat => chat::read(fields, parser)?,
+        Shape::Messages => anthropic::read(fields, parser)?,
+        Shape::Responses => responses::read(fields, parser)?,
         Shape::Completions | Shape::Embeddings => return Err(PromptError::UnsupportedField("messages")),
     };
     // Where the template leaves media out, their place is not known, whatever it takes.

@@ -13,8 +13,8 @@ use crate::conversation::{array, bad, refuse, required};
 use crate::error::PromptError;
 use crate::json::Json;
 
-/// The conversation of a request.
-pub(super) fn read<'r>(fields: &'r Json<'_>) -> Result<Chat<'r>, PromptError> {
+/// The conversation of a request, for workers with a parser of reasoning.
+pub(super) fn read<'r>(fields: &'r Json<'_>, parser: Option<&str>) -> Result<Chat<'r>, PromptError> {
     // Refused there.
     refuse(fields, &["previous_response_id", "prompt"])?;
     let mut messages = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn read<'r>(fields: &'r Json<'_>) -> Result<Chat<'r>, PromptError> {
     let mut arguments = Arguments::read(fields)?;
     let reasoning = fields.get_set("reasoning");
     arguments.settle_chat(None, reasoning.and_then(|reasoning| reasoning.get_set("effort")))?;
-    arguments.settle();
+    arguments.settle(parser);
     let tool_choice = fields.get_set("tool_choice");
     let mode = tool_choice.and_then(|choice| choice.as_str().or_else(|| choice.get("type")?.as_str()));
     Ok(Chat {
