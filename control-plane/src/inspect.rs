@@ -131,7 +131,9 @@ fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<PromptTokens>
         Err(why) if body.is_conversation() => bail!("the chat template cannot be used: {why}"),
         Err(_) => None,
     };
-    model.tokens(body.prompt(template)?).map_err(|why| anyhow!(why))
+    let work = body.work();
+    let prompt = body.prompt_within(template, &work)?;
+    model.tokens(prompt, &work).map_err(|why| anyhow!(why))
 }
 
 fn report(

@@ -9,6 +9,7 @@ use prompt::{ChatTemplate, Frontend, Media, ModelText, Piece, Prompt, Rules};
 use router_core::fleet::ArtefactId;
 use serde::Deserialize;
 use tokenizer::Tokenizer;
+use work::Work;
 
 use crate::config::PromptsConfig;
 
@@ -62,11 +63,11 @@ impl Model {
         }
     }
 
-    /// The token ids of a prompt, as far as they are known.
+    /// The token ids of a prompt, as far as they are known. `work` is that of its request.
     ///
     /// # Errors
     /// If there is no tokenizer, or it fails.
-    pub fn tokens(&self, prompt: Prompt<'_>) -> Result<PromptTokens, String> {
+    pub fn tokens(&self, prompt: Prompt<'_>, work: &Work) -> Result<PromptTokens, String> {
         let tokenizer = || Ok::<_, String>(&self.tokenizer.as_ref().map_err(|why| format!("tokenizer: {why}"))?.0);
         let mut ids = Vec::new();
         let text = match prompt {
@@ -81,23 +82,22 @@ impl Model {
                 text,
                 media: Some(media),
                 add_special_tokens,
-            } => return before_media(tokenizer()?, &text, add_special_tokens, media),
+            } => return before_media(tokenizer()?, &text, add_special_tokens, media, work),
             Prompt::Text {
                 text,
                 add_special_tokens,
                 media: None,
             } => {
-                let encoded = tokenizer()?.encode_into(&text, add_special_tokens, &mut ids);
+                let encoded = tokenizer()?.encode_within(&text, add_special_tokens, work, &mut ids);
                 encoded.map_err(|error| error.to_string())?;
                 text.into_owned()
             }
             Prompt::Pieces(pieces) => {
                 let tokenizer = tokenizer()?;
-                let mut effort = tokenizer.effort(pieces.iter().map(|piece| piece.as_str().len()).sum());
                 for piece in &pieces {
                     let encoded = match piece {
-                        Piece::Special(token) => tokenizer.encode_into(token, false, &mut ids),
-                        Piece::Text(text) => tokenizer.encode_plain_into(text, &mut effort, &mut ids),
+                        Piece::Special(token) => tokenizer.encode_within(token, false, work, &mut ids),
+                        Piece::Text(text) => tokenizer.encode_plain_into(text, work, &mut ids),
                     };
                     encoded.map_err(|error| error.to_string())?;
                 }
@@ -135,6 +135,7 @@ fn before_media(
     text: &str,
     add_special_tokens: bool,
     media: Media,
+    work: &Work,
 ) -> Result<PromptTokens, String> {
     let mut ids = Vec::new();
     let mut known = "";
@@ -143,7 +144,7 @@ fn before_media(
         if add_special_tokens {
             ids.extend_from_slice(cutter.prefix());
         }
-        let encoded = cutter.encode_into(known, 0, &mut cutter.effort(known.len()), &mut ids);
+        let encoded = cutter.encode_into(known, 0, work, &mut ids);
         encoded.map_err(|error| error.to_string())?;
     }
     Ok(PromptTokens {

@@ -4,6 +4,7 @@
 //! nor found one reload at a time.
 
 use serde_json::{Map, Value};
+use work::Limits;
 
 /// What to do with requests while no worker is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum NoWorkers {
     /// Answer 503.
     Refuse,
 }
+
+const MILLISECOND: u64 = 1_000_000;
 
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,10 @@ pub struct Config {
     /// routed by load. At worst, reading a prompt takes 120 times its size in memory (a template may write eight times
     /// the body, a tokenizer take 12 bytes per byte), of the 1 GiB that a VM gets.
     pub max_prompt_bytes: usize,
+    /// `work_ms` (default 5, at most 1,000) and `work_ms_per_mb` (default 50, at most 10,000): what reading a prompt may
+    /// cost, in milliseconds, for any request and for each megabyte of its body; beyond, it is routed by load. Work is
+    /// counted, not timed ([`work`]), for the machine of `docs/benchmarks.md`; meanwhile the worker thread does nothing else.
+    pub work: Limits,
     /// `prompt_memory_bytes` (default 8 MiB, at most 256 MiB): memory of each VM for prompts read before, of all pools
     /// together; 0 remembers none. What is remembered takes about as much as its text, and of conversations that just
     /// go on a fifth of it. Reading a prompt again takes a small part of the time that it took at first
@@ -60,6 +67,10 @@ impl Config {
             control_plane_cluster: reader.text("control_plane_cluster"),
             max_body_bytes: reader.count("max_body_bytes", 1..=256 << 20, 32 << 20),
             max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, 4 << 20),
+            work: Limits {
+                base: MILLISECOND.saturating_mul(reader.count("work_ms", 0..=1_000, 5) as u64),
+                per_byte: reader.count("work_ms_per_mb", 0..=10_000, 50) as u64,
+            },
             prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, 8 << 20),
             max_view_bytes: reader.count("max_view_bytes", 1 << 20..=896 << 20, 384 << 20),
             destinations: reader.count("destinations", 1..=16, 1),
@@ -156,6 +167,7 @@ mod tests {
             control_plane_cluster: "cp".to_owned(),
             max_body_bytes: 33_554_432,
             max_prompt_bytes: 4_194_304,
+            work: Limits::DEFAULT,
             prompt_memory_bytes: 8_388_608,
             max_view_bytes: 402_653_184,
             destinations: 1,
@@ -168,12 +180,16 @@ mod tests {
     #[test]
     fn every_key() {
         let json =
-            br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"prompt_memory_bytes":0,
+            br#"{"control_plane_cluster":"cp","max_body_bytes":1000,"max_prompt_bytes":500,"work_ms":7,"work_ms_per_mb":80,"prompt_memory_bytes":0,
             "max_view_bytes":1048576,"destinations":3,"no_workers":"refuse","usage_sample":1}"#;
         let expected = Config {
             control_plane_cluster: "cp".to_owned(),
             max_body_bytes: 1000,
             max_prompt_bytes: 500,
+            work: Limits {
+                base: 7_000_000,
+                per_byte: 80,
+            },
             prompt_memory_bytes: 0,
             max_view_bytes: 1_048_576,
             destinations: 3,
@@ -186,12 +202,14 @@ mod tests {
     #[test]
     fn all_mistakes_at_once() {
         let json =
-            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","prompt_memory_bytes":1e9,"max_view_bytes":0,"destinations":17,"no_workers":"fail",
+            br#"{"max_body_bytes":-1,"max_prompt_bytes":"8","work_ms":5.5,"work_ms_per_mb":10001,"prompt_memory_bytes":1e9,"max_view_bytes":0,"destinations":17,"no_workers":"fail",
             "usage_sample":1.5,"cluster":"cp"}"#;
         let mistakes = [
             "control_plane_cluster: required",
             "max_body_bytes: -1: must be a whole number from 1 to 268435456",
             "max_prompt_bytes: \"8\": must be a whole number from 0 to 8388608",
+            "work_ms: 5.5: must be a whole number from 0 to 1000",
+            "work_ms_per_mb: 10001: must be a whole number from 0 to 10000",
             "prompt_memory_bytes: 1000000000.0: must be a whole number from 0 to 268435456",
             "max_view_bytes: 0: must be a whole number from 1048576 to 939524096",
             "destinations: 17: must be a whole number from 1 to 16",

@@ -12,6 +12,7 @@ use router_core::ladder::Footing;
 use router_core::router::{Decision, Prompt, Router};
 use serde::Deserialize;
 use std::borrow::Cow;
+use work::{Limits, Work};
 
 /// Bytes of a body per token of its prompt, to guess at prompts that are not read.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -106,6 +107,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         router: &state.router,
         artefacts: &state.artefacts,
         max_prompt_bytes: state.config.max_prompt_bytes,
+        limits: state.config.work,
     };
     let (pool, reading) = match knowledge.read(&mut state.memory, shape, seen, now) {
         Ok((pool, reading)) => (pool.name.clone(), reading),
@@ -184,6 +186,7 @@ struct Knowledge<'s> {
     router: &'s Router,
     artefacts: &'s Artefacts,
     max_prompt_bytes: usize,
+    limits: Limits,
 }
 
 impl<'s> Knowledge<'s> {
@@ -212,6 +215,7 @@ impl<'s> Knowledge<'s> {
             let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
             return Ok((pool, guess(pool, reason, bytes)));
         }
+        let work = Work::new(self.limits, body.len());
         let body = match Body::read(shape, body) {
             Ok(body) => body,
             // The worker will say what is wrong with it.
@@ -225,7 +229,7 @@ impl<'s> Knowledge<'s> {
             // Workers that want the token ids want them also where load decides.
             Err(reason) if !pool.inject_tokens => guess(pool, reason, bytes),
             _ => {
-                let understood = understand(self.artefacts, memory, pool, lora, &body, now);
+                let understood = understand(self.artefacts, memory, pool, lora, &body, &work, now);
                 understood.unwrap_or_else(|reason| guess(pool, reason, bytes))
             }
         };
@@ -266,6 +270,7 @@ fn understand(
     pool: &Pool,
     lora: Option<&str>,
     body: &Body<'_>,
+    work: &Work,
     now: Millis,
 ) -> Result<Reading, &'static str> {
     let tokenizer_id = pool.tokenizer.ok_or("no_tokenizer")?;
@@ -288,9 +293,9 @@ fn understand(
             seed,
             want_tokens,
         };
-        memory.read(prompt).map_err(|error| error.reason())
+        memory.read(prompt, work).map_err(|error| error.reason())
     };
-    let (input_tokens, blocks) = match body.prompt(template).map_err(|error| error.reason())? {
+    let (input_tokens, blocks) = match body.prompt_within(template, work).map_err(|error| error.reason())? {
         PromptText::Tokens(tokens) => {
             let blocks = Blocks {
                 hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),

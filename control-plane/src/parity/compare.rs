@@ -55,8 +55,9 @@ pub fn our_ids(model: &Model, probe: &Probe) -> Result<Vec<u32>, String> {
     let bytes = serde_json::to_vec(&probe.body).map_err(|error| error.to_string())?;
     let body = Body::read(probe.shape, &bytes).map_err(|error| error.to_string())?;
     let template = model.template.as_ref().ok().map(|(template, _)| template);
-    let prompt = body.prompt(template).map_err(|error| error.to_string())?;
-    model.tokens(prompt).map(|tokens| tokens.ids)
+    let work = body.work();
+    let prompt = body.prompt_within(template, &work).map_err(|error| error.to_string())?;
+    model.tokens(prompt, &work).map(|tokens| tokens.ids)
 }
 
 /// The first difference; `None` if there is none. `vocabulary` is only asked for if there is one.

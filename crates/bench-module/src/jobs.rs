@@ -8,7 +8,7 @@ use proto::view::PoolUpdate;
 use router_core::Millis;
 use router_core::hash::SequenceHash;
 use router_core::router::{Prompt, Router};
-use tokenizer::{EncodeError, Tokenizer};
+use tokenizer::Tokenizer;
 
 /// What earlier jobs left.
 pub(crate) struct Jobs {
@@ -60,11 +60,7 @@ impl Jobs {
         let start = Instant::now();
         let encoded = tokenizer.encode_into(text, false, &mut ids);
         let ns = start.elapsed().as_nanos();
-        match encoded {
-            // Giving up is an outcome too: what it took until then is what such a text costs.
-            Ok(()) | Err(EncodeError::TooMuchWork) => {}
-            Err(error) => return Err(error.to_string()),
-        }
+        encoded.map_err(|error| error.to_string())?;
         let tokens = ids.len();
         Ok(format!(r#"{{"ns":{ns},"memory":{},"tokens":{tokens}}}"#, memory()))
     }

@@ -4,6 +4,7 @@ mod cpu;
 mod decisions;
 mod demo;
 mod e2e;
+mod hostile;
 mod index;
 mod percentile;
 mod prose;
@@ -38,6 +39,8 @@ enum Command {
     E2e(e2e::Args),
     /// Tokenizers in Envoy's VM: speed, load time, memory; one JSON line per model and kind of text.
     Tokenizer(tokenizer::Args),
+    /// What requests cost that are made to cost much; one JSON line per model and request.
+    Hostile(hostile::Args),
     /// KV events to index to the filters' views: speed, memory, freshness; one JSON line per case.
     Index(index::Args),
 }
@@ -74,6 +77,7 @@ async fn run(command: Command) -> Result<Option<Testbed>> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::E2e(args) => e2e::run(args).await.map(|()| None),
+        Command::Hostile(args) => hostile::run(args).await.map(|()| None),
         Command::Index(args) => index::run(args).await.map(|()| None),
         Command::Tokenizer(args) => tokenizer::run(args).await.map(|()| None),
     }

@@ -33,9 +33,13 @@ mod store;
 
 use router_core::hash::{BlockChain, BlockLayout, HashSeed, SequenceHash};
 use tokenizer::{EncodeError, MAX_TEXT_BYTES, Tokenizer};
+use work::Work;
 
 use crate::key::{Key, Keys};
 use crate::store::{Entry, InPlace, Store};
+
+/// What cutting a text and looking its pieces up costs for each of its bytes, in nanoseconds (see [`work`]).
+const RECALLED_BYTE: u64 = 2;
 
 /// What was read, of all tokenizers and pools.
 pub struct Memory {
@@ -126,24 +130,30 @@ impl Memory {
         self.store.bytes()
     }
 
-    /// Reads a prompt. What comes out is the same whatever is remembered.
+    /// Reads a prompt with the work of its request. What comes out is the same whatever is remembered.
     ///
     /// # Errors
-    /// When the prompt cannot be tokenized.
-    pub fn read(&mut self, prompt: Prompt<'_>) -> Result<Reading, EncodeError> {
+    /// When the prompt cannot be tokenized, or takes more work than it may.
+    pub fn read(&mut self, prompt: Prompt<'_>, work: &Work) -> Result<Reading, EncodeError> {
         let mut reader = Reader {
             chain: BlockChain::new(prompt.layout, prompt.seed),
             reading: Reading::default(),
             want_tokens: prompt.want_tokens,
         };
         match prompt.content {
-            Content::Text(text) => self.read_text(&prompt, text, &mut reader)?,
-            Content::Parts(parts) => self.read_parts(&prompt, parts, &mut reader)?,
+            Content::Text(text) => self.read_text(&prompt, text, work, &mut reader)?,
+            Content::Parts(parts) => self.read_parts(&prompt, parts, work, &mut reader)?,
         }
         Ok(reader.reading)
     }
 
-    fn read_text(&mut self, prompt: &Prompt<'_>, text: Text<'_>, reader: &mut Reader) -> Result<(), EncodeError> {
+    fn read_text(
+        &mut self,
+        prompt: &Prompt<'_>,
+        text: Text<'_>,
+        work: &Work,
+        reader: &mut Reader,
+    ) -> Result<(), EncodeError> {
         let Text {
             text,
             add_special_tokens,
@@ -152,7 +162,9 @@ impl Memory {
         let mut ids = Vec::new();
         let in_pieces = (self.store.is_on() || !is_whole) && text.len() <= MAX_TEXT_BYTES;
         let Some(cutter) = prompt.tokenizer.cutter().filter(|_| in_pieces) else {
-            prompt.tokenizer.encode_into(text, add_special_tokens, &mut ids)?;
+            prompt
+                .tokenizer
+                .encode_within(text, add_special_tokens, work, &mut ids)?;
             reader.take(&ids);
             return Ok(());
         };
@@ -162,20 +174,20 @@ impl Memory {
         };
         reader.take(prefix);
         let mut place = self.keys.of_root(prompt, add_special_tokens);
-        let mut effort = cutter.effort(text.len());
+        work.take(text.len(), RECALLED_BYTE)?;
         let mut start = 0;
         for end in cutter.cuts(text) {
             let piece = text.get(start..end).unwrap_or_default();
             let content = self.keys.of_piece(prompt.tokenizer_id, start == 0, piece);
             place = self.keys.of_place(place, content);
             self.read_piece([content, place], piece.len(), reader, |ids| {
-                cutter.encode_into(piece, start, &mut effort, ids)
+                cutter.encode_into(piece, start, work, ids)
             })?;
             start = end;
         }
         // What stands after the last cut ends where the text does, and is no piece of a longer one.
         let rest = text.get(start..).unwrap_or_default();
-        cutter.encode_into(rest, start, &mut effort, &mut ids)?;
+        cutter.encode_into(rest, start, work, &mut ids)?;
         reader.take(&ids);
         if is_whole {
             reader.take(suffix);
@@ -183,13 +195,19 @@ impl Memory {
         Ok(())
     }
 
-    fn read_parts(&mut self, prompt: &Prompt<'_>, parts: &[Part<'_>], reader: &mut Reader) -> Result<(), EncodeError> {
+    fn read_parts(
+        &mut self,
+        prompt: &Prompt<'_>,
+        parts: &[Part<'_>],
+        work: &Work,
+        reader: &mut Reader,
+    ) -> Result<(), EncodeError> {
         let Prompt {
             tokenizer,
             tokenizer_id,
             ..
         } = *prompt;
-        let mut effort = tokenizer.effort(parts::bytes(parts));
+        work.take(parts::bytes(parts), RECALLED_BYTE)?;
         let cutter = tokenizer.cutter().filter(|_| self.store.is_on());
         let mut pieces = cutter.map(|cutter| parts::pieces(parts, cutter)).unwrap_or_default();
         // As with a text, the last piece may go on in a longer prompt.
@@ -203,11 +221,11 @@ impl Memory {
             let content = self.keys.of_parts(tokenizer_id, &piece);
             place = self.keys.of_place(place, content);
             self.read_piece([content, place], parts::bytes(&piece), reader, |ids| {
-                parts::encode(tokenizer, &piece, &mut effort, ids)
+                parts::encode(tokenizer, &piece, work, ids)
             })?;
         }
         let mut ids = Vec::new();
-        parts::encode(tokenizer, &rest, &mut effort, &mut ids)?;
+        parts::encode(tokenizer, &rest, work, &mut ids)?;
         reader.take(&ids);
         Ok(())
     }

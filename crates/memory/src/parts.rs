@@ -1,6 +1,7 @@
 //! Prompts that are tokenized part by part, in pieces that are remembered one by one.
 
-use tokenizer::{Cutter, Effort, EncodeError, Tokenizer};
+use tokenizer::{Cutter, EncodeError, Tokenizer};
+use work::Work;
 
 use crate::Part;
 
@@ -52,11 +53,11 @@ pub(crate) fn bytes(parts: &[Part<'_>]) -> usize {
 pub(crate) fn encode(
     tokenizer: &Tokenizer,
     parts: &[Part<'_>],
-    effort: &mut Effort,
+    work: &Work,
     ids: &mut Vec<u32>,
 ) -> Result<(), EncodeError> {
     parts.iter().try_for_each(|part| match part {
-        Part::Special(token) => tokenizer.encode_into(token, false, ids),
-        Part::Text(text) => tokenizer.encode_plain_into(text, effort, ids),
+        Part::Special(token) => tokenizer.encode_within(token, false, work, ids),
+        Part::Text(text) => tokenizer.encode_plain_into(text, work, ids),
     })
 }

@@ -8,6 +8,7 @@ use memory::{Content, Memory, Part, Prompt, Reading, Text};
 use proptest::prelude::*;
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
 use tokenizer::Tokenizer;
+use work::Work;
 
 fn model_dirs() -> Vec<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/models/qwen3");
@@ -109,7 +110,9 @@ fn check(memory: &mut Memory, text: &str, manner: Manner) -> usize {
 }
 
 fn check_content(memory: &mut Memory, content: Content<'_>, manner: Manner, expected: Reading) -> usize {
-    let reading = memory.read(prompt_of(content, manner)).expect("reads");
+    let reading = memory
+        .read(prompt_of(content, manner), &Work::unbounded())
+        .expect("reads");
     let remembered_bytes = reading.remembered_bytes;
     let known = Reading {
         remembered_bytes: 0,
@@ -127,7 +130,7 @@ fn check_parts(memory: &mut Memory, parts: &[Part<'_>], manner: Manner) -> usize
             Part::Special(token) => tokenizer.encode_into(token, false, &mut tokens),
             Part::Text(text) => {
                 // Each with all the effort of its own.
-                tokenizer.encode_plain_into(text, &mut tokenizer.effort(text.len()), &mut tokens)
+                tokenizer.encode_plain_into(text, &Work::unbounded(), &mut tokens)
             }
         };
         encoded.expect("encodes");
@@ -308,7 +311,7 @@ fn parts_are_told_apart_by_kind_and_length() {
         check_parts(&mut memory, &parts, manner);
         distinct.insert(
             memory
-                .read(prompt_of(Content::Parts(&parts), manner))
+                .read(prompt_of(Content::Parts(&parts), manner), &Work::unbounded())
                 .expect("reads")
                 .tokens,
         );
@@ -442,7 +445,7 @@ fn the_start_of_a_prompt_is_read_without_what_comes_after_prompts() {
     for budget in [0, 1 << 20] {
         let mut memory = Memory::new(budget, [1, 2]);
         for (is_whole, expected) in [(false, vec![257, 256]), (true, vec![257, 256, 258])] {
-            let reading = memory.read(Prompt {
+            let prompt = Prompt {
                 content: Content::Text(Text {
                     text: "ab",
                     add_special_tokens: true,
@@ -453,8 +456,8 @@ fn the_start_of_a_prompt_is_read_without_what_comes_after_prompts() {
                 layout: BlockLayout::plain(1).expect("positive"),
                 seed: HashSeed::PLAIN,
                 want_tokens: true,
-            });
-            let reading = reading.expect("reads");
+            };
+            let reading = memory.read(prompt, &Work::unbounded()).expect("reads");
             assert_eq!(
                 (reading.tokens, reading.input_tokens),
                 (expected.clone(), expected.len()),

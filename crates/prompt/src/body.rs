@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
+use work::{Limits, Work};
 
 use crate::conversation;
 use crate::dynamo;
@@ -76,6 +77,11 @@ impl Shape {
         }
     }
 }
+
+/// What reading a body costs for each of its bytes, in nanoseconds (see [`work`]).
+const BODY_BYTE: u64 = 2;
+/// What a value in it costs beyond its bytes, until a template has it.
+pub(crate) const NODE: u64 = 40;
 
 /// A request body, read once. Borrows from the bytes; holds only the fields that bear on routing.
 #[derive(Debug)]
@@ -169,6 +175,11 @@ impl<'a> Body<'a> {
         self.shape
     }
 
+    /// What reading its prompt may cost, by limits as they are without a setting.
+    pub fn work(&self) -> Work {
+        Work::new(Limits::DEFAULT, self.len)
+    }
+
     /// The model or LoRA adapter asked for.
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
@@ -208,13 +219,20 @@ impl<'a> Body<'a> {
 
     /// The prompt that an engine makes of this body. A conversation needs the model's template.
     pub fn prompt(&self, template: Option<&ChatTemplate>) -> Result<Prompt<'_>, PromptError> {
+        self.prompt_within(template, &self.work())
+    }
+
+    /// Does what [`Body::prompt`] does with the work of this request.
+    pub fn prompt_within(&self, template: Option<&ChatTemplate>, work: &Work) -> Result<Prompt<'_>, PromptError> {
+        work.take(self.len, BODY_BYTE)?;
+        work.take(self.fields.nodes(), NODE)?;
         // An engine that truncates keeps tokens from an end that depends on its configuration.
         if self.fields.get_set("truncate_prompt_tokens").is_some() {
             return Err(PromptError::UnsupportedField("truncate_prompt_tokens"));
         }
         if self.is_conversation() {
             let template = template.ok_or(PromptError::NoTemplate)?;
-            conversation::prompt(self.shape, &self.fields, self.prompt_field, self.len, template)
+            conversation::prompt(self.shape, &self.fields, self.prompt_field, work, template)
         } else {
             self.plain_prompt(template.map_or(Frontend::Vllm, |template| template.rules().frontend))
         }

@@ -7,6 +7,8 @@ mod responses;
 
 use std::borrow::Cow;
 
+use work::Work;
+
 use crate::body::{Piece, Prompt, Shape};
 use crate::dynamo;
 use crate::error::PromptError;
@@ -16,27 +18,27 @@ use crate::messages::{self, KeyOrder};
 use crate::rules::Frontend;
 use crate::template::{ChatTemplate, Rendered, Request};
 
-/// The prompt of a request whose `field` holds a conversation. `body_len` is the length of the request in bytes.
+/// The prompt of a request whose `field` holds a conversation. `work` is that of the request.
 pub(crate) fn prompt(
     shape: Shape,
     fields: &Json<'_>,
     field: &'static str,
-    body_len: usize,
+    work: &Work,
     template: &ChatTemplate,
 ) -> Result<Prompt<'static>, PromptError> {
     if template.rules().frontend == Frontend::Dynamo {
         let habits = template.dynamo_habits().ok_or(PromptError::NoTemplate)?;
-        return dynamo::conversation(shape, fields, body_len, template, habits);
+        return dynamo::conversation(shape, fields, work, template, habits);
     }
     if template.rules().harmony {
-        return in_harmony(shape, fields, body_len, template).map(Prompt::Pieces);
+        return in_harmony(shape, fields, work, template).map(Prompt::Pieces);
     }
     let (Rendered { text, media }, add_special_tokens) = match shape {
-        Shape::Chat | Shape::Completions => chat(fields, body_len, template)?,
-        Shape::Embeddings => embeddings(fields, field, body_len, template)?,
-        Shape::Messages => (anthropic::render(fields, body_len, template)?, false),
+        Shape::Chat | Shape::Completions => chat(fields, work, template)?,
+        Shape::Embeddings => embeddings(fields, field, work, template)?,
+        Shape::Messages => (anthropic::render(fields, work, template)?, false),
         // vLLM renders a template that writes the special tokens, and adds them all the same (0.32, `TokenizeParams`).
-        Shape::Responses => (responses::render(fields, body_len, template)?, true),
+        Shape::Responses => (responses::render(fields, work, template)?, true),
     };
     Ok(Prompt::Text {
         text: Cow::Owned(text),
@@ -49,7 +51,7 @@ pub(crate) fn prompt(
 fn in_harmony(
     shape: Shape,
     fields: &Json<'_>,
-    body_len: usize,
+    work: &Work,
     template: &ChatTemplate,
 ) -> Result<Vec<Piece>, PromptError> {
     let now = template.now();
@@ -60,12 +62,12 @@ fn in_harmony(
                 tools: chat_tools(fields, template)?.unwrap_or_default(),
                 reasoning_effort: fields.get_set("reasoning_effort"),
             };
-            harmony::chat(&chat, now, body_len)
+            harmony::chat(&chat, now, work)
         }
-        Shape::Messages => anthropic::in_harmony(fields, body_len, template),
+        Shape::Messages => anthropic::in_harmony(fields, work, template),
         Shape::Responses => {
             responses::refuse_unknown(fields)?;
-            harmony::responses(fields, now, body_len)
+            harmony::responses(fields, now, work)
         }
         Shape::Embeddings => Err(PromptError::NoTemplate),
     }
@@ -89,7 +91,7 @@ fn excludes_tools(fields: &Json<'_>, template: &ChatTemplate) -> bool {
     is_none && template.rules().exclude_tools_when_tool_choice_none
 }
 
-fn chat(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<(Rendered, bool), PromptError> {
+fn chat(fields: &Json<'_>, work: &Work, template: &ChatTemplate) -> Result<(Rendered, bool), PromptError> {
     let request = Request {
         template: requested_template(fields, template)?,
         messages: array(fields, "messages")?,
@@ -102,14 +104,14 @@ fn chat(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<(
         continue_final_message: flag(fields, "continue_final_message", false)?,
     };
     let add_special_tokens = flag(fields, "add_special_tokens", false)?;
-    Ok((template.render(&request, body_len)?, add_special_tokens))
+    Ok((template.render(&request, work)?, add_special_tokens))
 }
 
 /// `ChatRequestOptionsMixin` in `vllm/entrypoints/pooling/base/protocol.py`: fewer fields, and nothing to generate.
 fn embeddings(
     fields: &Json<'_>,
     field: &'static str,
-    body_len: usize,
+    work: &Work,
     template: &ChatTemplate,
 ) -> Result<(Rendered, bool), PromptError> {
     let messages = array(fields, field)?;
@@ -128,7 +130,7 @@ fn embeddings(
         continue_final_message: flag(fields, "continue_final_message", false)?,
     };
     let add_special_tokens = flag(fields, "add_special_tokens", false)?;
-    Ok((template.render(&request, body_len)?, add_special_tokens))
+    Ok((template.render(&request, work)?, add_special_tokens))
 }
 
 /// The template that a request brings, if the workers use it; else they refuse it.

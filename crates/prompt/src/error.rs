@@ -57,6 +57,12 @@ pub enum PromptError {
     LimitExceeded(&'static str),
 }
 
+impl From<work::Exhausted> for PromptError {
+    fn from(_: work::Exhausted) -> Self {
+        Self::LimitExceeded("work")
+    }
+}
+
 impl PromptError {
     /// A label for a metric: snake case, of a small fixed set.
     pub fn reason(&self) -> &'static str {

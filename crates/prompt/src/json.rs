@@ -83,6 +83,16 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// Number of values in it, itself included; one for all of [`Json::Tokens`].
+    pub(crate) fn nodes(&self) -> usize {
+        let inner: usize = match self {
+            Self::Array(items) => items.iter().map(Json::nodes).sum(),
+            Self::Object(entries) => entries.iter().map(|(_, value)| value.nodes()).sum(),
+            _ => 0,
+        };
+        inner.saturating_add(1)
+    }
+
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),

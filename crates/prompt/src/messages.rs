@@ -8,7 +8,9 @@
 use std::borrow::Cow;
 
 use minijinja::Value;
+use work::Work;
 
+use crate::body::NODE;
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::media::{EMBEDDINGS, MARK, Medium, StandIn, UNKNOWN, unknown_part};
@@ -59,10 +61,11 @@ pub(crate) fn conversation<'a>(
     format: ContentFormat,
     order: KeyOrder,
     stand_in: StandIn,
+    work: &Work,
 ) -> Result<Vec<Message<'a>>, PromptError> {
     messages
         .iter()
-        .map(|message| Message::read(message, format, order, stand_in))
+        .map(|message| Message::read(message, format, order, stand_in, work))
         .collect()
 }
 
@@ -72,6 +75,7 @@ impl<'a> Message<'a> {
         format: ContentFormat,
         order: KeyOrder,
         stand_in: StandIn,
+        work: &Work,
     ) -> Result<Self, PromptError> {
         let role = message
             .get("role")
@@ -94,7 +98,7 @@ impl<'a> Message<'a> {
         let mut rest = Vec::new();
         match role {
             "assistant" => {
-                if let Some(calls) = tool_calls(message.get_set("tool_calls"), order)? {
+                if let Some(calls) = tool_calls(message.get_set("tool_calls"), order, work)? {
                     rest.push(("tool_calls", calls));
                 }
                 // Templates may use either name.
@@ -254,12 +258,12 @@ pub(crate) fn reasoning<'r, 'a>(message: &'r Json<'a>) -> Option<&'r Json<'a>> {
 }
 
 /// The tool calls of an assistant message; `None` when there are none, which a template must not see as a list.
-fn tool_calls(calls: Option<&Json<'_>>, order: KeyOrder) -> Result<Option<Value>, PromptError> {
+fn tool_calls(calls: Option<&Json<'_>>, order: KeyOrder, work: &Work) -> Result<Option<Value>, PromptError> {
     match calls {
         None => Ok(None),
         Some(Json::Array(calls)) if calls.is_empty() => Ok(None),
         Some(Json::Array(calls)) => {
-            let calls = calls.iter().map(|call| tool_call(call, order));
+            let calls = calls.iter().map(|call| tool_call(call, order, work));
             Ok(Some(calls.collect::<Result<Value, _>>()?))
         }
         Some(other) => Err(bad(&format!("has {} as `tool_calls`", other.type_name()))),
@@ -267,7 +271,7 @@ fn tool_calls(calls: Option<&Json<'_>>, order: KeyOrder) -> Result<Option<Value>
 }
 
 /// Key order as in the types of the `openai` package, then unknown keys in the order of the request.
-fn tool_call(call: &Json<'_>, order: KeyOrder) -> Result<Value, PromptError> {
+fn tool_call(call: &Json<'_>, order: KeyOrder, work: &Work) -> Result<Value, PromptError> {
     let function = call
         .get("function")
         .ok_or_else(|| bad("has a tool call without `function`"))?;
@@ -277,7 +281,7 @@ fn tool_call(call: &Json<'_>, order: KeyOrder) -> Result<Value, PromptError> {
     };
     ordered(call, of_call, |key, field| match key {
         "function" => ordered(function, of_function, |key, field| match key {
-            "arguments" => arguments(field),
+            "arguments" => arguments(field, work),
             _ => value(field),
         }),
         _ => value(field),
@@ -286,10 +290,13 @@ fn tool_call(call: &Json<'_>, order: KeyOrder) -> Result<Value, PromptError> {
 
 /// Templates take arguments as an object, while the API carries them as JSON text. What is not JSON becomes an empty
 /// object.
-fn arguments(arguments: &Json<'_>) -> Result<Value, PromptError> {
+fn arguments(arguments: &Json<'_>, work: &Work) -> Result<Value, PromptError> {
     match arguments {
         Json::String(text) => match serde_json::from_str::<Json<'_>>(text) {
-            Ok(parsed) => value(&parsed),
+            Ok(parsed) => {
+                work.take(parsed.nodes(), NODE)?;
+                value(&parsed)
+            }
             // Python reads these, and a deeper nesting too; `serde_json` does not.
             Err(error)
                 if ["NaN", "Infinity", "\\ud", "\\uD"]
@@ -363,7 +370,7 @@ fn ordered(
     let pairs: Vec<_> = first
         .chain(others)
         .map(|(key, field)| Ok((key, convert(key, field)?)))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, PromptError>>()?;
     Ok(Value::from_pairs(pairs))
 }
 

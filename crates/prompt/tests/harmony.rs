@@ -44,11 +44,12 @@ fn pieces(template: &ChatTemplate, shape: Shape, body: &Value) -> Result<Vec<Pie
 
 fn ids(tokenizer: &Tokenizer, pieces: &[Piece]) -> Vec<u32> {
     let mut ids = Vec::new();
-    let mut effort = tokenizer.effort(pieces.iter().map(|piece| piece.as_str().len()).sum());
     for piece in pieces {
         match piece {
             Piece::Special(token) => tokenizer.encode_into(token, false, &mut ids).unwrap(),
-            Piece::Text(text) => tokenizer.encode_plain_into(text, &mut effort, &mut ids).unwrap(),
+            Piece::Text(text) => tokenizer
+                .encode_plain_into(text, &work::Work::unbounded(), &mut ids)
+                .unwrap(),
         }
     }
     ids

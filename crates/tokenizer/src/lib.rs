@@ -23,17 +23,18 @@
 
 mod artefact;
 mod build;
-mod effort;
 mod flat;
+mod library;
 mod perfect_hash;
 
 pub use crate::artefact::Form;
 pub use crate::build::{Artefact, build};
-pub use crate::effort::Effort;
 pub use crate::flat::cuts::Cuts;
 
 use crate::flat::Flat;
-use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+use crate::library::{Library, Specials};
+use tk_encode::pipeline::PipelineTokenizer;
+use work::Work;
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +63,9 @@ pub enum EncodeError {
     /// A text without a place to cut it has more than 12 million symbols: bytes, or characters that are tokens.
     #[error("a word of {len} bytes is too long to be merged in bounded memory")]
     WordTooLong { len: usize },
-    /// See [`Effort`].
-    #[error("the text takes more work than one of its length may")]
-    TooMuchWork,
+    /// Nothing is left of the request's work.
+    #[error(transparent)]
+    TooMuchWork(#[from] work::Exhausted),
     /// The library failed. What it wrote to the caller's buffer is taken back.
     #[error("tokenizing failed: {0}")]
     Failed(String),
@@ -74,7 +75,7 @@ impl EncodeError {
     /// A label for a metric: snake case, of a small fixed set.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::TooLong { .. } | Self::WordTooLong { .. } | Self::TooMuchWork => "tokenizer_limit",
+            Self::TooLong { .. } | Self::WordTooLong { .. } | Self::TooMuchWork(_) => "tokenizer_limit",
             Self::Failed(_) => "tokenizer_error",
         }
     }
@@ -95,7 +96,7 @@ pub struct Tokenizer {
 
 enum Engine {
     Flat(Box<Flat>),
-    Library(PipelineTokenizer),
+    Library(Library),
 }
 
 impl Tokenizer {
@@ -120,9 +121,9 @@ impl Tokenizer {
 
     /// Loads a `tokenizer.json` of canonical layout, through the library.
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
-        let library = read_json(json)?;
+        let library = Library::new(read_json(json)?);
         Ok(Self {
-            vocab_size: count_ids(&library),
+            vocab_size: library.vocab_size(),
             engine: Engine::Library(library),
         })
     }
@@ -140,6 +141,17 @@ impl Tokenizer {
     /// Padding and truncation that the file may declare are ignored, as inference engines ignore them. On an error `ids`
     /// is unchanged.
     pub fn encode_into(&self, text: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        self.encode_within(text, add_special_tokens, &Work::unbounded(), ids)
+    }
+
+    /// Does what [`Tokenizer::encode_into`] does with the work of a request.
+    pub fn encode_within(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        work: &Work,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
         check_length(text)?;
         let flat = match &self.engine {
             Engine::Flat(flat) => flat,
@@ -147,7 +159,7 @@ impl Tokenizer {
                 let specials = Specials::Read {
                     add: add_special_tokens,
                 };
-                return encode_by_library(library, text, specials, ids);
+                return library.encode(text, specials, work, ids);
             }
         };
         let before = ids.len();
@@ -157,8 +169,7 @@ impl Tokenizer {
             [&[][..]; 2]
         };
         ids.extend_from_slice(prefix);
-        flat.encode(text, 0, &mut flat.effort(text.len()), ids)
-            .inspect_err(|_| ids.truncate(before))?;
+        flat.encode(text, 0, work, ids).inspect_err(|_| ids.truncate(before))?;
         ids.extend_from_slice(suffix);
         Ok(())
     }
@@ -172,24 +183,15 @@ impl Tokenizer {
     }
 
     /// Appends the ids of `text` as [`Tokenizer::encode_into`] does, but for special tokens that stand in it, which are
-    /// text like any other (`encode_ordinary` of `tiktoken`). `effort` is that of all texts of a request together.
-    pub fn encode_plain_into(&self, text: &str, effort: &mut Effort, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    /// text like any other (`encode_ordinary` of `tiktoken`). `work` is that of the request.
+    pub fn encode_plain_into(&self, text: &str, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         check_length(text)?;
         match &self.engine {
             Engine::Flat(flat) => {
                 let before = ids.len();
-                flat.encode_plain(text, effort, ids)
-                    .inspect_err(|_| ids.truncate(before))
+                flat.encode_plain(text, work, ids).inspect_err(|_| ids.truncate(before))
             }
-            Engine::Library(library) => encode_by_library(library, text, Specials::AreText, ids),
-        }
-    }
-
-    /// What texts of so many bytes together may take.
-    pub fn effort(&self, bytes: usize) -> Effort {
-        match &self.engine {
-            Engine::Flat(flat) => flat.effort(bytes),
-            Engine::Library(_) => Effort::unbounded(),
+            Engine::Library(library) => library.encode(text, Specials::AreText, work, ids),
         }
     }
 
@@ -225,22 +227,11 @@ impl<'t> Cutter<'t> {
         self.flat.last_cut(text, known)
     }
 
-    /// What a text of so many bytes may take.
-    pub fn effort(self, bytes: usize) -> Effort {
-        self.flat.effort(bytes)
-    }
-
     /// Appends the ids of the piece that stands at `offset` of its text, in bytes; only whether that is 0 matters. On an
-    /// error `ids` may hold some of them. `effort` is that of the whole text.
-    pub fn encode_into(
-        self,
-        piece: &str,
-        offset: usize,
-        effort: &mut Effort,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), EncodeError> {
+    /// error `ids` may hold some of them. `work` is that of the request.
+    pub fn encode_into(self, piece: &str, offset: usize, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         check_length(piece)?;
-        self.flat.encode(piece, offset, effort, ids)
+        self.flat.encode(piece, offset, work, ids)
     }
 
     /// What the post-processor puts before a text.
@@ -268,51 +259,6 @@ fn read_json(json: &[u8]) -> Result<PipelineTokenizer, LoadError> {
         valid_up_to: error.valid_up_to(),
     })?;
     tk_serialize::from_json(text).map_err(|error| LoadError::Unsupported(error.to_string()))
-}
-
-/// What becomes of special tokens.
-#[derive(Clone, Copy)]
-enum Specials {
-    /// Those in the text are read, and the post-processor may add its own.
-    Read { add: bool },
-    /// Those in the text are text.
-    AreText,
-}
-
-fn encode_by_library(
-    library: &PipelineTokenizer,
-    text: &str,
-    specials: Specials,
-    ids: &mut Vec<u32>,
-) -> Result<(), EncodeError> {
-    let options = EncodeOptions {
-        add_special_tokens: matches!(specials, Specials::Read { add: true }),
-        encode_special_tokens: matches!(specials, Specials::AreText),
-        padding: Override::Off,
-        truncation: Override::Off,
-    };
-    let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4);
-    library
-        .encode_into(text, &options, &mut tokens)
-        .map_err(|error| EncodeError::Failed(error.to_string()))?;
-    ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
-    Ok(())
-}
-
-/// The library does not say how many ids its model has, so look past the highest added token, which in practice stands
-/// at the end of the vocabulary, until a long gap.
-fn count_ids(pipeline: &PipelineTokenizer) -> usize {
-    const GAP: u32 = 1024;
-    let added = pipeline.get_added_vocabulary().get_added_tokens_decoder();
-    let mut size = added.keys().max().map_or(0, |id| id.saturating_add(1));
-    let mut id = size;
-    while id.saturating_sub(size) < GAP && id < u32::MAX {
-        if pipeline.get_model().id_to_token(id).is_some() {
-            size = id.saturating_add(1);
-        }
-        id = id.saturating_add(1);
-    }
-    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 const _: fn() = || {

@@ -7,7 +7,8 @@ mod documents;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tokenizer::{Effort, EncodeError, Form, Tokenizer};
+use tokenizer::{EncodeError, Form, Tokenizer};
+use work::Work;
 
 /// The `tokenizer.json` of a model that `scripts/setup test` fetches.
 fn model(name: &str) -> String {
@@ -124,7 +125,7 @@ fn encode(ours: &Tokenizer, document: &str, add_special_tokens: bool, ids: &mut 
         false => [&[][..]; 2],
     };
     ids.extend_from_slice(prefix);
-    cutter.encode_into(document, 0, &mut Effort::unbounded(), ids)?;
+    cutter.encode_into(document, 0, &Work::unbounded(), ids)?;
     ids.extend_from_slice(suffix);
     Ok(())
 }

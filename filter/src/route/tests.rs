@@ -52,6 +52,7 @@ fn outcome(router: &Router, seen: Seen<'_>) -> Result<(String, &'static str, u64
         router,
         artefacts: &Artefacts::default(),
         max_prompt_bytes: 200,
+        limits: Limits::DEFAULT,
     };
     let (pool, reading) = knowledge.read(&mut Memory::new(0, [0; 2]), Shape::Chat, seen, NOW)?;
     let reason = reading.known.map(|_| ()).expect_err("there is no tokenizer");

@@ -133,8 +133,10 @@ impl Ours {
     fn prompt(&self, path: &str, body: &Value) -> Result<PromptTokens> {
         let shape = Shape::of_path(path).context("a path without a prompt")?;
         let body = body.to_string();
-        let prompt = Body::read(shape, body.as_bytes())?;
-        let tokens = self.0.tokens(prompt.prompt(Some(self.template()?))?);
+        let body = Body::read(shape, body.as_bytes())?;
+        let work = body.work();
+        let prompt = body.prompt_within(Some(self.template()?), &work)?;
+        let tokens = self.0.tokens(prompt, &work);
         tokens.map_err(|why| anyhow::anyhow!("{why}"))
     }
 

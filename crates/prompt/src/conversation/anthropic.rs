@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use work::Work;
+
 use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, required, text};
 use crate::body::Piece;
 use crate::error::PromptError;
@@ -14,7 +16,7 @@ use crate::template::{ChatTemplate, Rendered, Request};
 /// Claude Code's attribution, different in each request, starts with this; it does not reach the prompt.
 const BILLING_HEADER: &str = "x-anthropic-billing-header";
 
-pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<Rendered, PromptError> {
+pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) -> Result<Rendered, PromptError> {
     refuse(fields, &["chat_template"])?;
     let messages = chat_messages(fields, template.wants_system_first())?;
     let effort = reasoning_effort(fields, template)?;
@@ -31,16 +33,12 @@ pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate
             add_generation_prompt: true,
             continue_final_message: false,
         },
-        body_len,
+        work,
     )
 }
 
 /// gpt-oss's prompts.
-pub(super) fn in_harmony(
-    fields: &Json<'_>,
-    body_len: usize,
-    template: &ChatTemplate,
-) -> Result<Vec<Piece>, PromptError> {
+pub(super) fn in_harmony(fields: &Json<'_>, work: &Work, template: &ChatTemplate) -> Result<Vec<Piece>, PromptError> {
     let mut messages = chat_messages(fields, template.wants_system_first())?;
     messages.iter_mut().try_for_each(dump_arguments)?;
     let tools = tools(fields, template)?.unwrap_or_default();
@@ -50,7 +48,7 @@ pub(super) fn in_harmony(
         tools: &tools,
         reasoning_effort: effort.as_ref(),
     };
-    harmony::chat(&chat, template.now(), body_len)
+    harmony::chat(&chat, template.now(), work)
 }
 
 /// Makes texts of the arguments of tool calls, as Python's `json.dumps` writes them.

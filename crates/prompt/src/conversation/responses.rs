@@ -2,6 +2,7 @@
 //! (gpt-oss goes another way there, without a template: see `harmony`.)
 
 use minijinja::Value;
+use work::Work;
 
 use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, required, text};
 use crate::error::PromptError;
@@ -20,7 +21,7 @@ pub(super) fn refuse_unknown(fields: &Json<'_>) -> Result<(), PromptError> {
     }
 }
 
-pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate) -> Result<Rendered, PromptError> {
+pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) -> Result<Rendered, PromptError> {
     refuse_unknown(fields)?;
     let messages = chat_messages(fields)?;
     let continued = is_continued(fields);
@@ -42,7 +43,7 @@ pub(super) fn render(fields: &Json<'_>, body_len: usize, template: &ChatTemplate
             add_generation_prompt: !continued,
             continue_final_message: continued,
         },
-        body_len,
+        work,
     )
 }
 

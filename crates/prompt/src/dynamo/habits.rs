@@ -3,6 +3,7 @@
 use minijinja::Value;
 use minijinja::value::Serde;
 use serde_json::json;
+use work::{Limits, Work};
 
 use crate::template::Compiled;
 
@@ -174,7 +175,7 @@ impl Trial<'_> {
             ("add_generation_prompt", Value::from(false)),
         ];
         self.template
-            .render(Value::from_pairs(variables), 0)
+            .render(Value::from_pairs(variables), &Work::new(Limits::DEFAULT, 0))
             .unwrap_or_default()
     }
 
@@ -185,6 +186,8 @@ impl Trial<'_> {
             ("tools", self.tools.clone()),
         ];
         let variables = variables.into_iter().chain(self.tokens.iter().cloned());
-        self.template.render(Value::from_pairs(variables), 0).ok()
+        self.template
+            .render(Value::from_pairs(variables), &Work::new(Limits::DEFAULT, 0))
+            .ok()
     }
 }

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use minijinja::Value;
+use work::Work;
 
+use crate::body::NODE;
 use crate::conversation::{bad, required};
 use crate::error::PromptError;
 use crate::json::Json;
@@ -127,7 +129,7 @@ impl<'r> Message<'r> {
     }
 
     /// As a template sees it.
-    pub(super) fn into_value(self, argument_texts: bool) -> Result<Value, PromptError> {
+    pub(super) fn into_value(self, argument_texts: bool, work: &Work) -> Result<Value, PromptError> {
         let mut entries = vec![("role", Value::from(self.role))];
         match self.content {
             Content::Absent => {}
@@ -146,7 +148,7 @@ impl<'r> Message<'r> {
         }
         entries.extend(self.rest);
         if let Some(calls) = self.calls {
-            let calls = calls.into_iter().map(|call| call.into_value(argument_texts));
+            let calls = calls.into_iter().map(|call| call.into_value(argument_texts, work));
             entries.push(("tool_calls", calls.collect::<Result<Value, _>>()?));
         }
         Ok(Value::from_pairs(entries))
@@ -245,9 +247,12 @@ fn calls<'r>(calls: &'r Json<'_>) -> Result<Vec<Call<'r>>, PromptError> {
 }
 
 impl Call<'_> {
-    fn into_value(self, argument_texts: bool) -> Result<Value, PromptError> {
+    fn into_value(self, argument_texts: bool, work: &Work) -> Result<Value, PromptError> {
         let parsed = match serde_json::from_str::<Json<'_>>(&self.arguments) {
-            Ok(parsed) if !argument_texts => messages::value(&parsed)?,
+            Ok(parsed) if !argument_texts => {
+                work.take(parsed.nodes(), NODE)?;
+                messages::value(&parsed)?
+            }
             _ => Value::from(&*self.arguments),
         };
         let function = [("name", Value::from(self.name)), ("arguments", parsed)];

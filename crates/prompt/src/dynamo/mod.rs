@@ -22,6 +22,7 @@ mod tools;
 use std::borrow::Cow;
 
 use minijinja::Value;
+use work::Work;
 
 use crate::body::{Prompt, Shape};
 use crate::error::PromptError;
@@ -32,11 +33,11 @@ use crate::template::{ChatTemplate, Rendered, continued};
 use chat::Chat;
 pub(crate) use habits::Habits;
 
-/// The prompt of a conversation. `body_len` is the length of the request in bytes.
+/// The prompt of a conversation. `work` is that of the request.
 pub(crate) fn conversation(
     shape: Shape,
     fields: &Json<'_>,
-    body_len: usize,
+    work: &Work,
     template: &ChatTemplate,
     habits: &Habits,
 ) -> Result<Prompt<'static>, PromptError> {
@@ -49,7 +50,7 @@ pub(crate) fn conversation(
     };
     // Where the template leaves media out, their place is not known, whatever it takes.
     let Rendered { text, media } = media::located(template.rules(), ContentFormat::Parts, |stand_in| {
-        render(&chat, stand_in, body_len, template, habits)
+        render(&chat, stand_in, work, template, habits)
     })?;
     Ok(Prompt::Text {
         text: Cow::Owned(text),
@@ -80,7 +81,7 @@ fn without_nul(text: Cow<'_, str>) -> Cow<'_, str> {
 fn render(
     chat: &Chat<'_>,
     stand_in: StandIn,
-    body_len: usize,
+    work: &Work,
     template: &ChatTemplate,
     habits: &Habits,
 ) -> Result<(String, usize), PromptError> {
@@ -98,8 +99,8 @@ fn render(
     }
     let habits = habits.given_tools(tools.is_some());
     fit::fit(&mut messages, habits);
-    let variables = variables(chat, messages, tools, template, habits)?;
-    let text = template.render_variables(variables, body_len)?;
+    let variables = variables(chat, messages, tools, template, habits, work)?;
+    let text = template.render_variables(variables, work)?;
     let text = match chat.continue_final_message {
         true => continued::cut_at_tag(text)?,
         false => text,
@@ -114,10 +115,11 @@ fn variables(
     tools: Option<&Value>,
     template: &ChatTemplate,
     habits: &habits::GivenTools,
+    work: &Work,
 ) -> Result<Value, PromptError> {
     let messages = messages
         .into_iter()
-        .map(|message| message.into_value(habits.takes_argument_texts))
+        .map(|message| message.into_value(habits.takes_argument_texts, work))
         .collect::<Result<Value, _>>()?;
     let defaults = template.default_kwargs().iter();
     let mut variables: Vec<_> = defaults.map(|(name, value)| (&**name, value.clone())).collect();

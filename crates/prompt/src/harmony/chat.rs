@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use work::Work;
+
 use super::{Channel, Conversation, Message, Tool, bad, flattened, texts, today};
 use crate::body::Piece;
 use crate::error::PromptError;
@@ -18,8 +20,8 @@ pub(crate) struct Chat<'r, 'a> {
     pub(crate) reasoning_effort: Option<&'r Json<'a>>,
 }
 
-/// The prompt of a chat. `now` in seconds since 1970-01-01 UTC; `body_len`: to which the limits are scaled.
-pub(crate) fn rendered(chat: &Chat<'_, '_>, now: Option<i64>, body_len: usize) -> Result<Vec<Piece>, PromptError> {
+/// The prompt of a chat. `now` in seconds since 1970-01-01 UTC; `work`: of the request.
+pub(crate) fn rendered(chat: &Chat<'_, '_>, now: Option<i64>, work: &Work) -> Result<Vec<Piece>, PromptError> {
     let (instructions, rest) = instructions(chat.messages)?;
     let tools = chat.tools.iter().map(tool).collect::<Result<_, _>>()?;
     let conversation = Conversation {
@@ -28,7 +30,7 @@ pub(crate) fn rendered(chat: &Chat<'_, '_>, now: Option<i64>, body_len: usize) -
         tools,
         messages: converted(rest)?,
     };
-    conversation.render(&today(now)?, template::output_limit(body_len))
+    conversation.render(&today(now)?, template::output_limit(work.body_len()))
 }
 
 pub(super) fn effort<'r>(effort: Option<&'r Json<'_>>) -> Result<Option<&'r str>, PromptError> {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use work::Work;
+
 use super::chat::{effort, function_tool, instructions, is_instruction};
 use super::{Channel, Conversation, Message, Tool, bad, flattened, texts, today};
 use crate::body::Piece;
@@ -9,9 +11,9 @@ use crate::error::PromptError;
 use crate::json::Json;
 use crate::template;
 
-/// The prompt of a request for a response. `now` in seconds since 1970-01-01 UTC; `body_len`: to which the limits are
-/// scaled.
-pub(crate) fn rendered(fields: &Json<'_>, now: Option<i64>, body_len: usize) -> Result<Vec<Piece>, PromptError> {
+/// The prompt of a request for a response. `now` in seconds since 1970-01-01 UTC; `work`: of
+/// the request.
+pub(crate) fn rendered(fields: &Json<'_>, now: Option<i64>, work: &Work) -> Result<Vec<Piece>, PromptError> {
     let given = match fields.get_set("instructions") {
         None => None,
         Some(Json::String(instructions)) => Some(Cow::Borrowed(&**instructions)),
@@ -35,7 +37,7 @@ pub(crate) fn rendered(fields: &Json<'_>, now: Option<i64>, body_len: usize) -> 
         tools: tools(fields)?,
         messages,
     };
-    conversation.render(&today(now)?, template::output_limit(body_len))
+    conversation.render(&today(now)?, template::output_limit(work.body_len()))
 }
 
 /// Functions. The tools that the library brings itself are in the prompt only where the worker runs a server for them.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use minijinja::{Environment, Value};
+use work::{Limits, Work};
 
 use super::output::BoundedText;
-use super::{ChatTemplate, NO_TIME, Request, TEMPLATE, output_limit, syntax, work_limit};
+use super::{ChatTemplate, FUEL, NO_TIME, Request, TEMPLATE, output_limit, syntax};
 use crate::json::Json;
 use crate::messages::KeyOrder;
 use crate::python;
@@ -26,7 +27,7 @@ pub(super) fn wants_system_first(source: &str) -> bool {
         python::install(&mut environment, Arc::new(AtomicI64::new(NO_TIME)), NO_TIME);
         environment.remove_global("raise_exception");
         environment.remove_global("strftime_now");
-        environment.set_fuel(Some(work_limit(0)));
+        environment.set_fuel(Some(Limits::DEFAULT.base / FUEL));
         environment.add_template_owned(TEMPLATE, source.replace("\r\n", "\n").replace('\r', "\n"))?;
         let mut nowhere = BoundedText::new(output_limit(0), 0);
         let template = environment.get_template(TEMPLATE)?;
@@ -73,6 +74,8 @@ impl ChatTemplate {
             add_generation_prompt: true,
             continue_final_message: false,
         };
-        self.render(&request, 0).ok().map(|rendered| rendered.text)
+        self.render(&request, &Work::new(Limits::DEFAULT, 0))
+            .ok()
+            .map(|rendered| rendered.text)
     }
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
+use work::Work;
 
 use crate::body::Media;
 use crate::dynamo::{self, Habits};
@@ -32,22 +33,17 @@ use crate::rules::{Frontend, Rules};
 use output::BoundedText;
 use requested::Requested;
 
-/// Work that one render may do, in minijinja's fuel: an instruction costs one, 64 bytes of data cost one, so it bounds
-/// memory too. The templates of Qwen3, DeepSeek V3 and Gemma 3 spend 0.06 per byte of a body of long messages and 2 per
-/// byte of a body of empty ones (57 per message); the base covers what they do for one request, whatever its size.
-const FUEL_BASE: u64 = 500_000;
-const FUEL_PER_BODY_BYTE: u64 = 8;
+/// What a unit of minijinja's fuel costs, in nanoseconds (see [`work`]): an instruction costs one, and so do 64 bytes of
+/// data, so it bounds memory too. The templates of Qwen3, DeepSeek V3 and Gemma 3 spend 0.06 for each byte of a body of long
+/// messages and 57 for each message.
+const FUEL: u64 = 24;
+/// What minijinja can count.
+const MOST_FUEL: u64 = i64::MAX as u64 / 64;
 
 /// Text that one render may write. A template repeats little of a body (an escaped JSON text at most sixfold), and writes
 /// text of its own: instructions for tools, a default system prompt.
 const OUTPUT_BASE: usize = 64 << 10;
 const OUTPUT_PER_BODY_BYTE: usize = 8;
-
-/// Work that a template may do for a body of that length, in minijinja's fuel.
-pub fn work_limit(body_len: usize) -> u64 {
-    let body_bytes = u64::try_from(body_len).unwrap_or(u64::MAX);
-    FUEL_BASE.saturating_add(FUEL_PER_BODY_BYTE.saturating_mul(body_bytes))
-}
 
 /// Bytes that a template may write for a body of that length.
 pub fn output_limit(body_len: usize) -> usize {
@@ -181,9 +177,8 @@ impl ChatTemplate {
             .map_or(ContentFormat::Text, |default| default.format)
     }
 
-    /// Renders a conversation, twice if there are media in it. `body_len` is the length of the request in bytes, to which
-    /// the limits of each rendering are scaled.
-    pub(crate) fn render(&self, request: &Request<'_, '_>, body_len: usize) -> Result<Rendered, PromptError> {
+    /// Renders a conversation, twice if there are media in it. `work` is that of the request.
+    pub(crate) fn render(&self, request: &Request<'_, '_>, work: &Work) -> Result<Rendered, PromptError> {
         let requested;
         let compiled = match (request.template, &self.tool_use, &self.default) {
             (Some(source), ..) => {
@@ -195,16 +190,16 @@ impl ChatTemplate {
             (.., None) => return Err(PromptError::NoTemplate),
         };
         media::located(&self.rules, compiled.format, |stand_in| {
-            self.render_with(stand_in, request, compiled, body_len)
+            self.render_with(stand_in, request, compiled, work)
         })
     }
 
     /// Renders variables of Dynamo's frontend.
-    pub(crate) fn render_variables(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
+    pub(crate) fn render_variables(&self, variables: Value, work: &Work) -> Result<String, PromptError> {
         self.default
             .as_ref()
             .ok_or(PromptError::NoTemplate)?
-            .render(variables, body_len)
+            .render(variables, work)
     }
 
     /// What Dynamo's frontend knows of the template, in pools behind one.
@@ -228,9 +223,10 @@ impl ChatTemplate {
         stand_in: StandIn,
         request: &Request<'_, '_>,
         compiled: &Compiled,
-        body_len: usize,
+        work: &Work,
     ) -> Result<(String, usize), PromptError> {
-        let mut messages = messages::conversation(request.messages, compiled.format, request.key_order, stand_in)?;
+        let mut messages =
+            messages::conversation(request.messages, compiled.format, request.key_order, stand_in, work)?;
         let media = messages.iter().map(|message| message.media).sum();
         let continued = request
             .continue_final_message
@@ -240,7 +236,7 @@ impl ChatTemplate {
             request,
             messages.into_iter().map(messages::Message::into_value).collect(),
         )?;
-        let text = compiled.render(variables, body_len)?;
+        let text = compiled.render(variables, work)?;
         match continued {
             None => Ok((text, media)),
             Some(final_text) if text.contains(python::strip(&final_text)) => Ok((continued::cut_at_tag(text)?, media)),
@@ -308,18 +304,23 @@ impl Compiled {
             .unwrap_or_default()
     }
 
-    pub(crate) fn render(&self, variables: Value, body_len: usize) -> Result<String, PromptError> {
+    pub(crate) fn render(&self, variables: Value, work: &Work) -> Result<String, PromptError> {
         // A clone is a handful of reference counts, and the only way to set the fuel of one render.
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(work_limit(body_len)));
-        let mut output = BoundedText::new(output_limit(body_len), body_len);
+        let fuel = (work.left() / FUEL).min(MOST_FUEL);
+        environment.set_fuel(Some(fuel));
+        let mut output = BoundedText::new(output_limit(work.body_len()), work.body_len());
         let rendered = environment
             .get_template(TEMPLATE)
-            .and_then(|template| template.render_captured_to(variables, &mut output).map(drop));
+            .and_then(|template| template.render_captured_to(variables, &mut output));
         match rendered {
-            Ok(()) => output
-                .into_text()
-                .ok_or_else(|| PromptError::Template("wrote no valid UTF-8".to_owned())),
+            Ok(rendered) => {
+                let (burned, _) = rendered.state().fuel_levels().unwrap_or((fuel, 0));
+                work.take(usize::try_from(burned).unwrap_or(usize::MAX), FUEL)?;
+                output
+                    .into_text()
+                    .ok_or_else(|| PromptError::Template("wrote no valid UTF-8".to_owned()))
+            }
             Err(_) if output.is_full() => Err(PromptError::LimitExceeded("output")),
             Err(error) => Err(render_error(&error)),
         }

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 use tk_encode::utils::byte_level::char_to_byte;
+use work::Work;
 
 use super::chars::{CharTable, byte_level_chars};
-use crate::Effort;
 use crate::flat::cache;
 use crate::flat::merge::Merger;
 use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag};
@@ -229,7 +229,7 @@ impl Bpe {
             text.is_some_and(|text| {
                 self.ignore_merges
                     || merger
-                        .encode(&tables, text, &mut Effort::unbounded(), {
+                        .encode(&tables, text, &Work::unbounded(), {
                             ids.clear();
                             &mut ids
                         })

@@ -11,7 +11,8 @@
 use std::ops::Range;
 
 use super::tables::{Merge, Meta, NO_MERGE, NO_SYMBOL, Tables};
-use crate::{Effort, EncodeError};
+use crate::EncodeError;
+use work::Work;
 
 /// Symbols of a window, unless its tokens are too long for that; words of up to so many are encoded in one go.
 const WINDOW: usize = 48;
@@ -23,8 +24,10 @@ const MAX_WINDOW: usize = 4096;
 /// last one that is taken hardly ever has to be taken back.
 const UNSETTLED: usize = 2;
 
-/// Symbols that are looked at in one step of work.
-const SYMBOLS_PER_STEP: usize = 32;
+/// What it costs to look up how two symbols merge.
+const LOOK: u64 = 13;
+/// Symbols that are looked at in the time of a look.
+const SYMBOLS_PER_LOOK: usize = 32;
 
 /// Most symbols that one word can have: a bound on memory, of which they take 12 bytes each.
 pub(crate) const MAX_WORD_SYMBOLS: usize = 12 << 20;
@@ -57,12 +60,12 @@ impl Merger {
     /// Appends the ids of `word`.
     ///
     /// # Errors
-    /// When it has more than [`MAX_WORD_SYMBOLS`], or needs more than is left of `effort`.
+    /// When it has more than [`MAX_WORD_SYMBOLS`], or needs more than is left of `work`.
     pub(crate) fn encode(
         &mut self,
         tables: &Tables<'_>,
         word: &str,
-        effort: &mut Effort,
+        work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         self.window.part = 0..0;
@@ -73,11 +76,10 @@ impl Merger {
             return Err(EncodeError::WordTooLong { len: word.len() });
         }
         if self.symbols.len() <= WINDOW {
-            self.window
-                .merge(tables, &self.symbols, 0..self.symbols.len(), effort)?;
+            self.window.merge(tables, &self.symbols, 0..self.symbols.len(), work)?;
             ids.extend_from_slice(&self.window.symbols);
         } else {
-            self.encode_by_windows(tables, effort)?;
+            self.encode_by_windows(tables, work)?;
             ids.extend(self.settled.iter().map(|(id, _)| *id));
         }
         Ok(())
@@ -93,14 +95,14 @@ impl Merger {
     /// Leaves the word's tokens in `settled`.
     ///
     /// Ends, as the window's end moves on with all that is settled, and what is taken back is encoded anew up to that end.
-    fn encode_by_windows(&mut self, tables: &Tables<'_>, effort: &mut Effort) -> Result<(), EncodeError> {
+    fn encode_by_windows(&mut self, tables: &Tables<'_>, work: &Work) -> Result<(), EncodeError> {
         self.settled.clear();
         let (mut start, mut end, mut width) = (0, WINDOW, WINDOW);
         loop {
             end = end.min(self.symbols.len());
-            self.window.merge(tables, &self.symbols, start..end, effort)?;
+            self.window.merge(tables, &self.symbols, start..end, work)?;
             if let Some(last) = self.settled.last().copied()
-                && !self.goes_with_window(tables, last, effort)?
+                && !self.goes_with_window(tables, last, work)?
             {
                 self.settled.pop();
                 start = last.1;
@@ -129,7 +131,7 @@ impl Merger {
         &mut self,
         tables: &Tables<'_>,
         (last, place): (u32, usize),
-        effort: &mut Effort,
+        work: &Work,
     ) -> Result<bool, EncodeError> {
         let Range { start, end } = self.window.part;
         let end = self
@@ -137,7 +139,7 @@ impl Merger {
             .starts
             .get(1)
             .map_or(end, |next| start.wrapping_add(*next as usize));
-        self.border.merge(tables, &self.symbols, place..end, effort)?;
+        self.border.merge(tables, &self.symbols, place..end, work)?;
         let first = self.window.symbols.first().copied();
         Ok(self
             .border
@@ -150,24 +152,18 @@ impl Merger {
 
 impl Row {
     /// Merges a part of `word`.
-    fn merge(
-        &mut self,
-        tables: &Tables<'_>,
-        word: &[u32],
-        part: Range<usize>,
-        effort: &mut Effort,
-    ) -> Result<(), EncodeError> {
+    fn merge(&mut self, tables: &Tables<'_>, word: &[u32], part: Range<usize>, work: &Work) -> Result<(), EncodeError> {
         let symbols = word.get(part.clone()).unwrap_or_default();
         if symbols.len() > MAX_WINDOW {
-            return Err(EncodeError::TooMuchWork);
+            return Err(work::Exhausted.into());
         }
         // So in runs of the same few characters.
         let again = word.get(self.part.clone()) == Some(symbols) && !symbols.is_empty();
         self.part = part;
         if again {
-            return effort.take(1);
+            return Ok(work.take(1, LOOK)?);
         }
-        effort.take(symbols.len())?;
+        work.take(symbols.len(), LOOK)?;
         self.symbols.clear();
         self.symbols.extend_from_slice(symbols);
         self.starts.clear();
@@ -187,7 +183,7 @@ impl Row {
             if lowest == NO_MERGE {
                 return Ok(());
             }
-            effort.take((self.merges.len() / SYMBOLS_PER_STEP).wrapping_add(2))?;
+            work.take((self.merges.len() / SYMBOLS_PER_LOOK).wrapping_add(2), LOOK)?;
             self.merge_at(tables, at, lowest as u32);
         }
     }
@@ -354,9 +350,9 @@ mod tests {
         (0..length).map(letter).collect()
     }
 
-    fn encode(model: &Model, word: &str, effort: &mut Effort) -> Result<Vec<u32>, EncodeError> {
+    fn encode(model: &Model, word: &str, work: &Work) -> Result<Vec<u32>, EncodeError> {
         let mut ids = Vec::new();
-        Merger::default().encode(&model.tables(), word, effort, &mut ids)?;
+        Merger::default().encode(&model.tables(), word, work, &mut ids)?;
         Ok(ids)
     }
 
@@ -366,7 +362,7 @@ mod tests {
             let model = Model::new(seed);
             for length in (0..70).chain([128, 200, 333, 700]) {
                 let word = word(length, seed * 1000 + length as u64);
-                let ids = encode(&model, &word, &mut Effort::unbounded()).unwrap();
+                let ids = encode(&model, &word, &Work::unbounded()).unwrap();
                 assert_eq!(ids, model.reference(&word), "{word}");
             }
         }
@@ -380,7 +376,7 @@ mod tests {
             for length in (1..20).chain([47, 48, 49, 63, 64, 65, 127, 500, 1023]) {
                 let run = "a".repeat(length);
                 for word in [run.clone(), format!("b{run}c{run}"), "aab".repeat(length)] {
-                    let ids = encode(&model, &word, &mut Effort::unbounded()).unwrap();
+                    let ids = encode(&model, &word, &Work::unbounded()).unwrap();
                     assert_eq!(ids, model.reference(&word), "{word}");
                 }
             }
@@ -397,10 +393,10 @@ mod tests {
                 (1_000_000, word(1_000_000, seed)),
                 (300_000, "a".repeat(300_000)),
             ] {
-                let mut effort = Effort::unbounded();
-                encode(&model, &word, &mut effort).unwrap();
-                let steps = Effort::unbounded().left() - effort.left();
-                assert!(steps <= 6 * length as u64, "{steps} steps for {length}");
+                let work = Work::unbounded();
+                encode(&model, &word, &work).unwrap();
+                let looks = (u64::MAX - work.left()) / LOOK;
+                assert!(looks <= 6 * length as u64, "{looks} looks for {length}");
             }
         }
     }
@@ -409,7 +405,7 @@ mod tests {
     fn words_beyond_memory_are_refused() {
         let model = Model::new(1);
         let word = "a".repeat(MAX_WORD_SYMBOLS + 1);
-        let refused = encode(&model, &word, &mut Effort::unbounded());
+        let refused = encode(&model, &word, &Work::unbounded());
         assert!(matches!(refused, Err(EncodeError::WordTooLong { .. })));
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod normalize;
 pub(crate) mod tables;
 pub(crate) mod words;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -28,13 +29,25 @@ use self::cuts::{Cuts, Rules};
 use self::merge::Merger;
 use self::tables::{Meta, Tables};
 use self::words::Neighbours;
+use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
-use crate::{Effort, EncodeError};
+use work::Work;
 
 /// Words of a text, and symbols of a word, that memory is kept for between texts; what took more is given back. 4 and 2
 /// MiB.
 const KEPT_WORDS: usize = 1 << 19;
 const KEPT_SYMBOLS: usize = 1 << 16;
+
+/// What a byte of a text costs that is known word by word: looking for added tokens, cutting into words, remembering. (In this
+/// and other costs: nanoseconds, see [`work`].)
+const TEXT_BYTE: u64 = 4;
+/// What an added token, or a text between two of them, costs beyond its bytes.
+const SEGMENT: u64 = 50;
+/// What a byte of characters beyond ASCII costs in normalization, and beyond that where it changes the text.
+const NORMALIZED_BYTE: u64 = 12;
+const CHANGED_BYTE: u64 = 25;
+/// What a word costs that is not remembered, beside merging: looking whether it is a token, and remembering it.
+const NEW_WORD: u64 = 160;
 
 /// A loaded flat artefact.
 pub(crate) struct Flat {
@@ -72,11 +85,6 @@ impl Flat {
         [&self.prefix, &self.suffix]
     }
 
-    /// What a text of so many bytes may take.
-    pub(crate) fn effort(&self, bytes: usize) -> Effort {
-        Effort::for_text(bytes, !self.section(Section::Neighbours).is_empty())
-    }
-
     /// Where `text` is cut into pieces.
     pub(crate) fn cuts<'t>(&'t self, text: &'t str) -> Cuts<'t> {
         Cuts::new(text, &self.added.raw, self.rules)
@@ -93,20 +101,16 @@ impl Flat {
     }
 
     /// Appends the ids of `text`, which stands at `offset` of a whole text, in bytes.
-    pub(crate) fn encode(
-        &self,
-        text: &str,
-        offset: usize,
-        effort: &mut Effort,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), EncodeError> {
-        self.with_scratch(|scratch| self.encode_text(text, offset, scratch, effort, ids))
+    pub(crate) fn encode(&self, text: &str, offset: usize, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        work.take(text.len(), TEXT_BYTE)?;
+        self.with_scratch(|scratch| self.encode_text(text, offset, scratch, work, ids))
     }
 
     /// Appends the ids of `text`, in which added tokens are not looked for.
-    pub(crate) fn encode_plain(&self, text: &str, effort: &mut Effort, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        let normalized = normalize::normalize(self.components.get_normalizers(), text, 0).map_err(failed)?;
-        self.with_scratch(|scratch| self.encode_words(&normalized, scratch, effort, ids))
+    pub(crate) fn encode_plain(&self, text: &str, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        work.take(text.len(), TEXT_BYTE)?;
+        let normalized = self.normalize(text, 0, work)?;
+        self.with_scratch(|scratch| self.encode_words(&normalized, scratch, work, ids))
     }
 
     fn with_scratch<T>(&self, encode: impl FnOnce(&mut Scratch) -> T) -> T {
@@ -121,15 +125,30 @@ impl Flat {
         result
     }
 
+    fn normalize<'t>(&self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
+        let normalizers = self.components.get_normalizers();
+        if normalizers.is_empty() || text.is_ascii() {
+            return normalize::normalize(normalizers, text, offset).map_err(failed);
+        }
+        let beyond_ascii = text.bytes().filter(|byte| !byte.is_ascii()).count();
+        work.take(beyond_ascii, NORMALIZED_BYTE)?;
+        let normalized = normalize::normalize(normalizers, text, offset).map_err(failed)?;
+        if matches!(normalized, Cow::Owned(_)) {
+            work.take(beyond_ascii, CHANGED_BYTE)?;
+        }
+        Ok(normalized)
+    }
+
     fn encode_text(
         &self,
         text: &str,
         base: usize,
         scratch: &mut Scratch,
-        effort: &mut Effort,
+        work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         for segment in self.added.raw.segments(text) {
+            work.take(1, SEGMENT)?;
             let range = match segment {
                 Segment::Token(id) => {
                     ids.push(id);
@@ -139,12 +158,12 @@ impl Flat {
             };
             let offset = base.wrapping_add(range.start);
             let chunk = text.get(range).unwrap_or_default();
-            let normalized = normalize::normalize(self.components.get_normalizers(), chunk, offset).map_err(failed)?;
+            let normalized = self.normalize(chunk, offset, work)?;
             for segment in self.added.normalized.segments(&normalized) {
                 match segment {
                     Segment::Token(id) => ids.push(id),
                     Segment::Text(range) => {
-                        self.encode_words(normalized.get(range).unwrap_or_default(), scratch, effort, ids)?;
+                        self.encode_words(normalized.get(range).unwrap_or_default(), scratch, work, ids)?;
                     }
                 }
             }
@@ -157,7 +176,7 @@ impl Flat {
         &self,
         text: &str,
         scratch: &mut Scratch,
-        effort: &mut Effort,
+        work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         if u32::try_from(text.len()).is_err() {
@@ -174,7 +193,7 @@ impl Flat {
             .map_err(failed)?;
         let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
         neighbours.cut(text, &mut scratch.words, &mut scratch.spare_words);
-        scratch.encode_words(&self.tables(), text, effort, ids)
+        scratch.encode_words(&self.tables(), text, work, ids)
     }
 
     fn section(&self, section: Section) -> &[u8] {
@@ -205,7 +224,7 @@ impl Scratch {
         &mut self,
         tables: &Tables<'_>,
         text: &str,
-        effort: &mut Effort,
+        work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         let Self {
@@ -218,14 +237,14 @@ impl Scratch {
             if let Some(key) = Key::of(text.as_bytes(), start, length) {
                 if !cache.short(key, ids) {
                     let before = ids.len();
-                    encode_word(tables, merger, text.get(start..end), key.hash(), effort, ids)?;
+                    encode_word(tables, merger, text.get(start..end), key.hash(), work, ids)?;
                     cache.insert_short(key, ids.get(before..).unwrap_or_default());
                 }
             } else if let Some(word) = text.get(start..end) {
                 let hash = cache::hash(word.as_bytes());
                 if !cache.long(word.as_bytes(), hash, ids) {
                     let before = ids.len();
-                    encode_word(tables, merger, Some(word), hash, effort, ids)?;
+                    encode_word(tables, merger, Some(word), hash, work, ids)?;
                     cache.insert_long(word.as_bytes(), hash, ids.get(before..).unwrap_or_default());
                 }
             }
@@ -251,14 +270,15 @@ fn encode_word(
     merger: &mut Merger,
     word: Option<&str>,
     hash: u64,
-    effort: &mut Effort,
+    work: &Work,
     ids: &mut Vec<u32>,
 ) -> Result<(), EncodeError> {
     let word = word.unwrap_or_default();
+    work.take(1, NEW_WORD)?;
     if let Some(id) = tables.word(hash, word.as_bytes()) {
         ids.push(id);
     } else {
-        merger.encode(tables, word, effort, ids)?;
+        merger.encode(tables, word, work, ids)?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Cut wherever the rules allow it, every text has the ids that it has whole. `WARMPATH_TOKENIZER_DIRS` may name more
 //! model directories, separated by `:`.
 
-use crate::{Effort, Tokenizer};
+use crate::Tokenizer;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use work::Work;
 
 fn model_dirs() -> Vec<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/models/qwen3");
@@ -129,7 +130,7 @@ fn in_pieces(model: &Tokenizer, text: &str) -> Vec<u32> {
         assert!(start < end || text.is_empty(), "{start} {end}");
         let piece = &text[start..end];
         cutter
-            .encode_into(piece, start, &mut Effort::unbounded(), &mut ids)
+            .encode_into(piece, start, &Work::unbounded(), &mut ids)
             .expect("encodes");
         start = end;
     }
@@ -154,7 +155,7 @@ proptest! {
     #[test]
     fn pieces_have_the_ids_of_the_whole_without_added_tokens(text in texts()) {
         for model in MODELS.iter() {
-            let encode = |piece: &str, ids: &mut Vec<u32>| model.encode_plain_into(piece, &mut Effort::unbounded(), ids);
+            let encode = |piece: &str, ids: &mut Vec<u32>| model.encode_plain_into(piece, &Work::unbounded(), ids);
             let (mut whole, mut in_pieces, mut start) = (Vec::new(), Vec::new(), 0);
             encode(&text, &mut whole).expect("encodes");
             for end in model.cutter().expect("flat").plain_cuts(&text).chain([text.len()]) {
@@ -171,7 +172,7 @@ fn up_to(model: &Tokenizer, text: &str) -> Vec<u32> {
     let cutter = model.cutter().expect("flat");
     let mut ids = cutter.prefix().to_vec();
     cutter
-        .encode_into(text, 0, &mut Effort::unbounded(), &mut ids)
+        .encode_into(text, 0, &Work::unbounded(), &mut ids)
         .expect("encodes");
     ids
 }
