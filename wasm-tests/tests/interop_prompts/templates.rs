@@ -32,6 +32,6 @@ const STRICT: &str = "{% set last = namespace(role='') %}{% for m in messages %}
      {{ raise_exception('system first') }}{% endif %}{% if m.role == 'user' and last.role == 'user' %}{{ raise_exception('users apart') }}{% endif %}\
      {% set last.role = m.role %}<{{ m.role }}>{{ m.content }}\n{% endfor %}";
 
-/// Takes parts only.
-const PARTS: &str = "{% for m in messages %}<{{ m.role }}>{% if m.content is not string %}{% for part in m.content %}{% if part.type == 'text' %}\
-     {{ part.text }}{% else %}<|vision_start|>{{ part.type }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}";
+/// Takes parts only, and has line breaks of Windows.
+const PARTS: &str = "{% for m in messages %}\r\n<{{ m.role }}>\r\n{% if m.content is not string %}{% for part in m.content %}\
+     {% if part.type == 'text' %}{{ part.text }}{% else %}<|vision_start|>{{ part.type }}{% endif %}{% endfor %}{% endif %}\r\n{% endfor %}";

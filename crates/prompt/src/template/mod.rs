@@ -285,7 +285,7 @@ impl Compiled {
             message: format!("{error:#}"),
         };
         let syntax = syntax().map_err(syntax_error)?;
-        let source = source::prepare(source);
+        let source = source::prepare(source, frontend);
         let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);

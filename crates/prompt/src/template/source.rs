@@ -2,9 +2,14 @@
 
 use std::borrow::Cow;
 
-/// Line breaks become LF, as in Jinja2's lexer, and the `generation` tag goes.
-pub(super) fn prepare(source: &str) -> String {
-    without_generation_tag(&source.replace("\r\n", "\n").replace('\r', "\n")).into_owned()
+use crate::rules::Frontend;
+
+/// The `generation` tag goes and, as in Jinja2's lexer, line breaks become LF. Dynamo's Jinja leaves them as they are.
+pub(super) fn prepare(source: &str, frontend: Frontend) -> String {
+    match frontend {
+        Frontend::Vllm => without_generation_tag(&source.replace("\r\n", "\n").replace('\r', "\n")).into_owned(),
+        Frontend::Dynamo => without_generation_tag(source).into_owned(),
+    }
 }
 
 /// Turns `{% generation %} … {% endgeneration %}`, with which training marks what the assistant wrote and which in a
@@ -57,7 +62,9 @@ mod tests {
 
     #[test]
     fn line_breaks() {
-        assert_eq!(prepare("a\r\nb\rc\nd\n\r"), "a\nb\nc\nd\n\n");
+        let source = "a\r\nb\rc\nd\n\r";
+        assert_eq!(prepare(source, Frontend::Vllm), "a\nb\nc\nd\n\n");
+        assert_eq!(prepare(source, Frontend::Dynamo), source);
     }
 
     #[test]
