@@ -11,7 +11,7 @@
 //! again under a new seat. What remains: a VM that wakes up after such a stall and books *while* it is being cleared
 //! can leave that one booking behind.
 //!
-//! Gauges of workers that left the fleet stay, at 0: Envoy cannot remove them.
+//! Gauges of workers that left the fleet stay, at 0, as do their records: Envoy can remove neither. A VM forgets them.
 
 use crate::host::MetricId;
 use crate::roster::{Roster, VmId};
@@ -78,7 +78,7 @@ struct SeatState {
     number: u32,
     /// Whether a later look found the seat still ours: the very first writers of the roster can overwrite each other.
     confirmed: bool,
-    /// Accounts that have a record under this seat.
+    /// Accounts that have a record under this seat, but for some of workers that left.
     listed: BTreeSet<String>,
 }
 
@@ -260,6 +260,10 @@ impl<S: Shared> SharedLoad<S> {
         let number = seat.number;
         let is_new = !seat.listed.contains(key);
         if is_new {
+            // Workers come and go: the records of those that went are at 0 and need no clearing.
+            let (accounts, all_own) = (&self.accounts, &self.own);
+            seat.listed
+                .retain(|listed| accounts.contains_key(listed) || all_own.contains_key(listed));
             seat.listed.insert(key.to_owned());
             let list = serde_json::to_vec(&seat.listed).unwrap_or_default();
             self.shared.write(&list_key(number), &list, None);

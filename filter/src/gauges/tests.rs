@@ -175,6 +175,29 @@ fn what_a_dead_vm_booked_is_cleared_once() {
 }
 
 #[test]
+fn workers_that_went_are_forgotten_once_nothing_is_booked_on_them() {
+    let process = Fake::default();
+    let mut vm = vm(&process, 1, 0);
+    let held = vm.of("p", 0).expect("bound");
+    vm.add(&held, booked(1));
+    for number in 0..100_u16 {
+        let mut pool = pool(1);
+        pool.candidates[0].endpoint = format!("10.0.1.{number}:8000");
+        vm.bind([pool].iter());
+        add(&mut vm, 0, 2);
+        add(&mut vm, 0, -2);
+    }
+    let list = read_list(&vm.shared, 0);
+    let keys = ["warmpath.load.p.10.0.0.0:8000.0", "warmpath.load.p.10.0.1.99:8000.0"];
+    assert_eq!(list, keys.map(str::to_owned).into());
+    // What is still booked on a worker that went is cleared with the VM.
+    let mut other = SharedLoad::new(&process, VmId(2));
+    other.sign(Millis(SILENCE + 1));
+    other.bind([pool(1)].iter());
+    assert_eq!(other.loads("p"), [load(0)]);
+}
+
+#[test]
 fn a_vm_that_was_only_slow_books_its_own_again() {
     let process = Fake::default();
     let (mut slow, mut other) = (vm(&process, 1, 0), vm(&process, 2, 0));
