@@ -37,6 +37,7 @@ use crate::parity::PoolParity;
 use crate::parity::probes::probes;
 use crate::parity::task::{Asker, Questions, end_grace};
 use crate::state::Store;
+use crate::sync::bound::Bound;
 use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
 use crate::sync::{SyncServer, SyncService};
@@ -264,6 +265,7 @@ async fn start_pool(
 
     let epoch = new_epoch(&config.name);
     let pool = published(&config, &model, epoch).context("block_size must not be 0")?;
+    let bound = Bound::new(config.view.max_bytes);
     let shape = Shape {
         layout: pool.layout,
         levels: pool.levels,
@@ -271,17 +273,11 @@ async fn start_pool(
             stride: config.view.stride.get(),
             ..Grid::default()
         },
+        generation_blocks: bound.generation_blocks(config.view.stride.get()),
         max_rank_blocks: config.index.max_rank_blocks,
         max_pool_blocks: config.index.max_pool_blocks,
     };
-    let (task, handle) = PoolTask::new(
-        &config.name,
-        epoch,
-        shape,
-        config.view.max_bytes,
-        delta_interval,
-        metrics,
-    );
+    let (task, handle) = PoolTask::new(&config.name, epoch, shape, bound, delta_interval, metrics);
     background.spawn(task.run());
     let members = Members::new(handle.clone(), metrics.clone(), running.changed.clone(), pool.levels);
     let members = Arc::new(members);

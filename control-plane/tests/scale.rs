@@ -1,4 +1,4 @@
-//! Views that are thinned out or cut down, and filters that do not keep up.
+//! Views that are thinned out or leave out what is old, and filters that do not keep up.
 
 mod common;
 
@@ -58,7 +58,7 @@ async fn a_stride_thins_the_view_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_view_beyond_its_bound_loses_what_is_deepest() {
+async fn a_view_beyond_its_bound_loses_what_is_oldest() {
     let engine = Engine::start().await;
     let app = App::start(config_with("bound", &engine, "{max_mib: 1}")).await.unwrap();
     let mut filter = Filter::connect(&app).await;
@@ -66,26 +66,31 @@ async fn a_view_beyond_its_bound_loses_what_is_deepest() {
     for (base, prompt) in (0..).step_by(100_000).zip(&prompts) {
         engine.publish([store(prompt, base)]).await;
     }
-    let view = view_of(&app, |view| {
-        view["depth_limit"].is_u64() && view["hidden"].as_u64() > Some(30_000)
-    })
-    .await;
-    // 8 prompts of 10,000 blocks at 20 bytes are 1.6 MB.
-    let limit = u32::try_from(view["depth_limit"].as_u64().unwrap()).unwrap();
-    assert!((4_000..7_000).contains(&limit), "{view}");
     let depths = |filter: &Filter| prompts.iter().map(|prompt| filter.depth(prompt, 0)).collect::<Vec<_>>();
-    filter
-        .until("what is left", |filter| depths(filter) == vec![limit; 8])
-        .await;
+    // 8 prompts of 10,000 blocks at 20 bytes are 1.6 MB: 5 of them fit, and 4 into the 80 % that are left of a view which
+    // outgrew its bound.
+    let is_young = |depths: &[u32]| {
+        let hidden = depths.iter().take_while(|&&depth| depth == 0).count();
+        (3..=4).contains(&hidden) && depths[hidden..].iter().all(|&depth| depth == 10_000)
+    };
+    filter.until("what is young", |filter| is_young(&depths(filter))).await;
     assert!(filter.replicas[POOL].view().bytes_at_most() <= 1 << 20);
     // Whoever comes now gets the same.
     let mut late = Filter::connect(&app).await;
-    late.until("the snapshot", |late| depths(late) == vec![limit; 8]).await;
+    let same = depths(&filter);
+    late.until("the snapshot", |late| depths(late) == same).await;
+    let view = view_of(&app, |view| view["hidden"].as_u64() > Some(0)).await;
     let (_, metrics) = get(&app, "/metrics").await;
-    assert!(
-        metrics.contains(&format!("warmpath_view_depth_limit{{pool=\"tiny\"}} {limit}")),
-        "{metrics}"
-    );
+    let line = format!("warmpath_view_hidden_blocks{{pool=\"tiny\"}} {}", view["hidden"]);
+    assert!(metrics.contains(&line), "{metrics}");
+    // Somebody goes on with the oldest one.
+    let longer = prompt(1, 10_001);
+    engine.publish([store(&longer, 0)]).await;
+    filter
+        .until("the oldest, as it is young again", |filter| {
+            filter.depth(&longer, 0) == 10_001
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

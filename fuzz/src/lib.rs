@@ -26,6 +26,7 @@ pub fn index() -> Index {
         layout: BlockLayout::plain(BLOCK_SIZE).expect("not 0"),
         levels: Levels { host: true, disk: true },
         grid: Grid::default(),
+        generation_blocks: 100,
         max_rank_blocks: 1_000,
         max_pool_blocks: 1_500,
     })
@@ -41,7 +42,7 @@ impl View {
         let holdings = index.holdings();
         Self(
             holdings
-                .flat_map(|(slot, hashes)| hashes.map(move |hash| (slot, hash)))
+                .flat_map(|(slot, blocks)| blocks.map(move |(_, hash)| (slot, hash)))
                 .collect(),
         )
     }

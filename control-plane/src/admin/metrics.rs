@@ -90,7 +90,6 @@ pub struct Metrics {
     pub sync_stalled: Counter,
     view_blocks: Family<PoolLabels, Gauge>,
     view_bytes: Family<PoolLabels, Gauge>,
-    view_depth_limit: Family<PoolLabels, Gauge>,
     view_hidden: Family<PoolLabels, Gauge>,
 }
 
@@ -185,13 +184,9 @@ impl Metrics {
             sync_stalled: register!("sync_stalled", "Streams given up as their filters took no messages"),
             view_blocks: register!("view_blocks", "Blocks in the view that filters get"),
             view_bytes: register!("view_bytes", "Memory that the view takes in each VM"),
-            view_depth_limit: register!(
-                "view_depth_limit",
-                "Depth beyond which blocks are not in the view, as it would be larger than view.max_mib; 0: none"
-            ),
             view_hidden: register!(
                 "view_hidden_blocks",
-                "Blocks of ranks beyond that depth when it was last set"
+                "Blocks of ranks that were too old for a view of view.max_mib when that was last decided"
             ),
             registry: Arc::new(Registry::default()),
         };
@@ -344,9 +339,8 @@ impl PoolMetrics {
         set(&self.all.view_bytes, &self.pool, bytes as u64);
     }
 
-    /// How deep it shows, and what it does not.
-    pub fn show_limit(&self, depth: Option<u32>, hidden: u64) {
-        set(&self.all.view_depth_limit, &self.pool, u64::from(depth.unwrap_or(0)));
+    /// What it does not show.
+    pub fn show_hidden(&self, hidden: u64) {
         set(&self.all.view_hidden, &self.pool, hidden);
     }
 

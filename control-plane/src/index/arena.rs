@@ -50,6 +50,11 @@ impl Arena {
         self.free = at;
     }
 
+    /// All nodes, freed ones included.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.chunks.iter_mut().flatten()
+    }
+
     /// All numbers are below.
     pub(super) fn end(&self) -> u32 {
         let last = self.chunks.last().map_or(0, Vec::len);

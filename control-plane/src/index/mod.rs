@@ -4,6 +4,8 @@
 //! ([`router_core::levels`]). So removing a block in the middle hides what stands below it, and storing it again shows that again,
 //! without a token in between.
 //!
+//! What is stored is counted in generations, so that a view with too little room for all shows what is young.
+//!
 //! A rank that is cleared is taken out of the view piece by piece ([`Index::drain`]), as it may hold millions of blocks
 //! and other ranks wait.
 
@@ -84,6 +86,8 @@ pub struct Shape {
     pub levels: Levels,
     /// What the view shows of them.
     pub grid: Grid,
+    /// Blocks that are stored until another generation begins.
+    pub generation_blocks: usize,
     /// Blocks that one rank may have.
     pub max_rank_blocks: usize,
     /// Blocks that all ranks together may have.
@@ -97,6 +101,7 @@ impl Shape {
             layout,
             levels: Levels::default(),
             grid: Grid::default(),
+            generation_blocks: usize::MAX,
             max_rank_blocks: usize::MAX,
             max_pool_blocks: usize::MAX,
         }
@@ -111,6 +116,9 @@ pub struct Index {
     ranks: Vec<RankIndex>,
     /// What they have in all.
     blocks: usize,
+    generation: u8,
+    /// Blocks that were stored in it.
+    stored: usize,
 }
 
 impl Index {
@@ -120,6 +128,8 @@ impl Index {
             shape,
             ranks: Vec::new(),
             blocks: 0,
+            generation: 0,
+            stored: 0,
         }
     }
 
@@ -149,6 +159,7 @@ impl Index {
             tally.unshown_tier = tally.stored;
         }
         self.blocks = others + self.rank_mut(rank).len();
+        self.grow_older(tally.stored as usize);
         tally
     }
 
@@ -176,21 +187,26 @@ impl Index {
         }
     }
 
-    /// Shows nothing deeper than `limit` blocks from now on, of all ranks; see [`Index::set_grid`].
-    pub fn set_depth_limit(&mut self, limit: u32, changes: &mut Vec<Change>) {
+    /// Shows nothing older than of generation `since` from now on, of all ranks; see [`Index::set_grid`].
+    pub fn show_since(&mut self, since: u8, changes: &mut Vec<Change>) {
         let grid = Grid {
-            limit,
+            since,
             ..self.shape.grid
         };
         self.set_grid(grid, changes);
     }
 
-    /// How many (slot, block) pairs would be shown at each depth (of 1, 2, …) if there were no limit to it. Takes time in
-    /// proportion to what all ranks hold.
-    pub fn reachable_by_depth(&self) -> Vec<u64> {
-        let mut counts = Vec::new();
+    /// The oldest generation that is shown.
+    pub fn since(&self) -> u8 {
+        self.shape.grid.since
+    }
+
+    /// How many (slot, block) pairs of each generation would be shown if they were young enough. Takes time in proportion
+    /// to what all ranks hold.
+    pub fn reachable_by_generation(&self) -> [u64; 256] {
+        let mut counts = [0; 256];
         for rank in &self.ranks {
-            rank.count_by_depth(&mut counts);
+            rank.count_by_generation(&mut counts);
         }
         counts
     }
@@ -229,6 +245,41 @@ impl Index {
         of_rank.min(self.shape.max_pool_blocks.saturating_sub(self.blocks))
     }
 
+    /// So many more blocks were stored.
+    fn grow_older(&mut self, stored: usize) {
+        self.stored += stored;
+        if self.stored < self.shape.generation_blocks {
+            return;
+        }
+        self.stored = 0;
+        self.generation += 1;
+        if self.generation == u8::MAX {
+            self.renumber();
+        }
+        for rank in &mut self.ranks {
+            rank.set_generation(self.generation);
+        }
+    }
+
+    /// Makes room for more generations: the older half becomes one, or two if some of it is shown and some is not.
+    fn renumber(&mut self) {
+        const HALF: u8 = u8::MAX / 2;
+        let old = self.shape.grid.since;
+        let new = if old == 0 { 0 } else { old.saturating_sub(HALF).max(1) };
+        for rank in &mut self.ranks {
+            rank.renumber(new, |stored| {
+                let number = stored.saturating_sub(HALF);
+                if stored >= old {
+                    number.max(new)
+                } else {
+                    number.min(new - 1)
+                }
+            });
+        }
+        self.shape.grid.since = new;
+        self.generation -= HALF;
+    }
+
     fn replace(&mut self, rank: Slot, by: RankIndex) {
         let index = self.rank_mut(rank);
         let before = std::mem::replace(index, by).len();
@@ -250,6 +301,7 @@ impl Index {
                 },
                 grid: self.shape.grid,
                 closed: false,
+                generation: self.generation,
             }));
         }
         &mut self.ranks[index]

@@ -22,7 +22,10 @@ pub(super) struct Node {
     pub(super) first_child: u32,
     pub(super) next_sibling: u32,
     pub(super) previous_sibling: u32,
-    pub(super) seed: SeedId,
+    /// Number of its seed.
+    seed: [u8; 3],
+    /// The generation in which something was last stored at or below it.
+    pub(super) stored: u8,
     depth: [u8; 3],
     /// Tiers in bits 0 to 3, reach in 4 and 5, [`SEVERAL`].
     state: u8,
@@ -40,8 +43,7 @@ const SEVERAL: u8 = 1 << 7;
 
 impl Node {
     /// A block that nobody holds yet.
-    pub(super) fn new(hash: SequenceHash, parent: u32, depth: u32, seed: SeedId) -> Self {
-        let [a, b, c, _] = depth.min(MAX_DEPTH).to_le_bytes();
+    pub(super) fn new(hash: SequenceHash, parent: u32, depth: u32, seed: SeedId, stored: u8) -> Self {
         Self {
             hash,
             engine: EngineHash(0),
@@ -49,16 +51,21 @@ impl Node {
             first_child: NONE,
             next_sibling: NONE,
             previous_sibling: NONE,
-            seed,
-            depth: [a, b, c],
+            seed: low_bytes(seed.0),
+            stored,
+            depth: low_bytes(depth.min(MAX_DEPTH)),
             state: Reach::NOWHERE.0 << REACH_AT,
         }
     }
 
     /// How many blocks stand from the root down to this one, itself included.
     pub(super) fn depth(&self) -> u32 {
-        let [a, b, c] = self.depth;
-        u32::from_le_bytes([a, b, c, 0])
+        from_low_bytes(self.depth)
+    }
+
+    /// What its sequence is hashed with.
+    pub(super) fn seed(&self) -> SeedId {
+        SeedId(from_low_bytes(self.seed))
     }
 
     /// Where it is held.
@@ -87,6 +94,16 @@ impl Node {
     pub(super) fn set_several(&mut self, several: bool) {
         self.state = self.state & !SEVERAL | if several { SEVERAL } else { 0 };
     }
+}
+
+/// Of a number below 2^24.
+fn low_bytes(number: u32) -> [u8; 3] {
+    let [a, b, c, _] = number.to_le_bytes();
+    [a, b, c]
+}
+
+fn from_low_bytes([a, b, c]: [u8; 3]) -> u32 {
+    u32::from_le_bytes([a, b, c, 0])
 }
 
 /// A set of tiers.

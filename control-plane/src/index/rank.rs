@@ -38,7 +38,7 @@ impl RankIndex {
     pub(super) fn new(window: Window) -> Self {
         let mut seeds = Seeds::default();
         let seed = seeds.acquire(HashSeed::new(None, None));
-        let mut root = Node::new(SequenceHash(0), NONE, 0, seed);
+        let mut root = Node::new(SequenceHash(0), NONE, 0, seed, u8::MAX);
         root.set_tiers(Tiers::ALL);
         root.set_reach(Reach::EVERYWHERE);
         Self {
@@ -69,21 +69,25 @@ impl RankIndex {
         self.window.shown(self.by_hash.iter().map(|&at| &self.nodes[at]))
     }
 
-    /// Adds to `counts[depth - 1]` under how many slots a block would be shown if there were no limit to the depth.
-    pub(super) fn count_by_depth(&self, counts: &mut Vec<u64>) {
-        let unlimited = Grid {
-            limit: u32::MAX,
-            ..self.window.grid
-        };
-        for &at in &self.by_hash {
-            let node = &self.nodes[at];
-            let depth = node.depth() as usize;
-            if depth > 0 && unlimited.shows(node.depth()) {
-                if counts.len() < depth {
-                    counts.resize(depth, 0);
-                }
-                counts[depth - 1] += self.window.slots[node.reach().index()..].iter().flatten().count() as u64;
-            }
+    /// Adds to `counts` under how many slots blocks of each generation would be shown if they were young enough.
+    pub(super) fn count_by_generation(&self, counts: &mut [u64; 256]) {
+        let nodes = self.by_hash.iter().map(|&at| &self.nodes[at]);
+        for node in nodes.filter(|node| self.window.grid.is_on(node.depth())) {
+            let slots = &self.window.slots[node.reach().index()..];
+            counts[usize::from(node.stored)] += slots.iter().flatten().count() as u64;
+        }
+    }
+
+    /// Makes `generation` what is stored from now on.
+    pub(super) fn set_generation(&mut self, generation: u8) {
+        self.window.generation = generation;
+    }
+
+    /// Renumbers the generations; `number` keeps their order, and what is shown.
+    pub(super) fn renumber(&mut self, since: u8, number: impl Fn(u8) -> u8) {
+        self.window.grid.since = since;
+        for node in self.nodes.iter_mut() {
+            node.stored = number(node.stored);
         }
     }
 
@@ -124,7 +128,7 @@ impl RankIndex {
         let (mut parent, seed) = match stored.parent {
             None => (ROOT, HashSeed::new(stored.lora.as_deref(), stored.namespace.as_deref())),
             Some(name) => match self.names.find(&self.nodes, name) {
-                Some(at) => (at, self.seeds.get(self.nodes[at].seed)),
+                Some(at) => (at, self.seeds.get(self.nodes[at].seed())),
                 None => {
                     tally.unknown_parent = left;
                     return tally;
@@ -151,10 +155,12 @@ impl RankIndex {
             let known = self.find(hash);
             let is_held = |at: u32| !self.nodes[at].tiers().is_empty();
             let takes_memory = known.is_none_or(|at| is_held(at) && known != named);
-            if takes_memory && self.len() >= limit || self.nodes[parent].depth() == MAX_DEPTH {
+            let is_full = self.nodes[parent].depth() == MAX_DEPTH || self.seeds.lacks_room(seed);
+            if takes_memory && self.len() >= limit || is_full {
                 tally.over_limit = left;
                 break;
             }
+            self.renew(known.unwrap_or(parent), changes);
             let at = known.unwrap_or_else(|| self.add_node(hash, parent, seed));
             self.names.add(&mut self.nodes, at, name, stored.tier.into());
             self.refresh(at, changes);
@@ -239,8 +245,9 @@ impl RankIndex {
     pub(super) fn set_grid(&mut self, grid: Grid, changes: &mut Vec<Change>) {
         let mut affected: Vec<&Node> = self.by_hash.iter().map(|&at| &self.nodes[at]).collect();
         let (before, after) = (self.window, Window { grid, ..self.window });
-        let leaves = |node: &Node| before.grid.shows(node.depth()) && !grid.shows(node.depth());
-        let enters = |node: &Node| !before.grid.shows(node.depth()) && grid.shows(node.depth());
+        let shows = |grid: Grid, node: &Node| grid.shows(node.depth(), node.stored);
+        let leaves = |node: &Node| shows(before.grid, node) && !shows(grid, node);
+        let enters = |node: &Node| !shows(before.grid, node) && shows(grid, node);
         affected.retain(|node| leaves(node) || enters(node));
         affected.sort_unstable_by_key(|node| node.depth());
         for node in affected.iter().rev().filter(|node| leaves(node)) {
@@ -258,6 +265,25 @@ impl RankIndex {
         self.refresh(at, changes);
         self.prune(at);
         was_there
+    }
+
+    /// Makes the block at `at` and all before it young. Parents appear before their children.
+    fn renew(&mut self, mut at: u32, changes: &mut Vec<Change>) {
+        let Window { grid, generation, .. } = self.window;
+        let mut older = std::mem::take(&mut self.pending);
+        while at != ROOT && self.nodes[at].stored != generation {
+            older.push(at);
+            at = self.nodes[at].parent;
+        }
+        while let Some(at) = older.pop() {
+            let node = &mut self.nodes[at];
+            let was_shown = grid.shows(node.depth(), node.stored);
+            node.stored = generation;
+            if !was_shown {
+                self.window.change(node, Reach::NOWHERE, node.reach(), changes);
+            }
+        }
+        self.pending = older;
     }
 
     /// Brings the reach of the block at `at` and of all below it up to date. Parents appear before their children and go
@@ -303,11 +329,11 @@ impl RankIndex {
         let seed = match parent {
             ROOT => self.seeds.acquire(seed),
             _ => {
-                self.seeds.share(above.seed);
-                above.seed
+                self.seeds.share(above.seed());
+                above.seed()
             }
         };
-        let mut node = Node::new(hash, parent, above.depth() + 1, seed);
+        let mut node = Node::new(hash, parent, above.depth() + 1, seed, self.window.generation);
         node.next_sibling = above.first_child;
         let at = self.nodes.add(node);
         if node.next_sibling != NONE {
@@ -338,7 +364,7 @@ impl RankIndex {
             if let Ok(entry) = self.by_hash.find_entry(key, |&other| other == at) {
                 entry.remove();
             }
-            self.seeds.release(node.seed);
+            self.seeds.release(node.seed());
             self.nodes.free(at);
             at = node.parent;
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Change;
 use super::node::{MAX_DEPTH, NONE, Node, ROOT, Reach, Tiers};
 use super::rank::RankIndex;
+use super::seeds::MAX_SEEDS;
 use super::window::Window;
 use crate::events::EngineHash;
 
@@ -42,7 +43,7 @@ impl RankIndex {
         let mut number_of_seed = std::collections::HashMap::new();
         for (at, parent) in self.root_first() {
             let node = &self.nodes[at];
-            let seed = self.seeds.get(node.seed).value();
+            let seed = self.seeds.get(node.seed()).value();
             let seed = *number_of_seed.entry(seed).or_insert_with(|| {
                 saved.seeds.push(seed);
                 saved.seeds.len() as u32 - 1
@@ -60,7 +61,7 @@ impl RankIndex {
     /// A rank that holds what was saved, at most `room` blocks, and shows nothing of it until [`RankIndex::reveal`].
     pub(super) fn restored(window: Window, saved: &SavedBlocks, room: usize) -> Result<Self, NotBlocks> {
         let wrong = NotBlocks::Contradiction;
-        if saved.blocks.len().max(saved.names.len()) > room {
+        if saved.blocks.len().max(saved.names.len()) > room || saved.seeds.len() >= MAX_SEEDS {
             return Err(NotBlocks::TooMany);
         }
         let mut rank = Self::new(Window { closed: true, ..window });
@@ -140,6 +141,7 @@ impl super::Index {
         let (room, window) = (self.room(rank), self.rank_mut(rank).window);
         let restored = RankIndex::restored(window, saved, room)?;
         self.replace(rank, restored);
+        self.grow_older(saved.blocks.len());
         Ok(())
     }
 

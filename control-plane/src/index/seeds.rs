@@ -1,12 +1,15 @@
 //! Hash seeds in use, stored once each: a block needs its sequence's seed to hash its children, but most blocks of a
-//! rank share a few, and 4 bytes name one where 8 would hold it.
+//! rank share a few, and 3 bytes name one where 8 would hold it.
 
 use hashbrown::HashMap;
 use router_core::hash::HashSeed;
 
-/// Names a seed of a [`Seeds`].
+/// Names a seed of a [`Seeds`], below [`MAX_SEEDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SeedId(u32);
+pub(super) struct SeedId(pub(super) u32);
+
+/// Seeds that a rank may use at a time.
+pub(super) const MAX_SEEDS: usize = 1 << 24;
 
 #[derive(Debug, Default)]
 pub(super) struct Seeds {
@@ -21,7 +24,12 @@ impl Seeds {
         self.entries[id.0 as usize].0
     }
 
-    /// One more use of `seed`.
+    /// Whether there is no room for `seed`.
+    pub(super) fn lacks_room(&self, seed: HashSeed) -> bool {
+        self.by_seed.len() >= MAX_SEEDS && !self.by_seed.contains_key(&seed.value())
+    }
+
+    /// One more use of `seed`, for which there is room.
     pub(super) fn acquire(&mut self, seed: HashSeed) -> SeedId {
         if let Some(&id) = self.by_seed.get(&seed.value()) {
             self.share(id);

@@ -31,7 +31,11 @@ enum Step {
     Forget,
     /// Takes a few blocks of a cleared rank out.
     Drain(usize),
-    Grid(Grid),
+    /// Shows every how many-th block, and how many generations before this one.
+    Grid {
+        stride: u32,
+        generations: u8,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +91,7 @@ fn event(step: &Step) -> Option<Event> {
             blocks: vec![engine_hash(path, *kind)],
         }),
         Step::Clear => Some(Event::Cleared),
-        Step::Forget | Step::Drain(_) | Step::Grid(_) => None,
+        Step::Forget | Step::Drain(_) | Step::Grid { .. } => None,
     }
 }
 
@@ -97,18 +101,24 @@ type Path = (Vec<u8>, bool);
 #[derive(Default)]
 struct Naive {
     held: BTreeMap<EngineHash, (Path, BTreeSet<Tier>)>,
+    /// The generation in which something was last stored at or below a block.
+    stored: BTreeMap<Path, u8>,
     /// Whether all is to go, and nothing else came since.
     cleared: bool,
 }
 
 impl Naive {
-    fn take(&mut self, step: &Step) {
+    /// `generation`: in which the step is taken.
+    fn take(&mut self, step: &Step, generation: u8) {
         let held = &mut self.held;
         self.cleared = matches!(step, Step::Clear | Step::Forget) || (self.cleared && event(step).is_none());
         match step {
             Step::Store { path, from, kind } => {
                 if *from > 0 && !held.contains_key(&engine_hash(&path[..*from], *kind)) {
                     return;
+                }
+                for end in 0..path.len() {
+                    self.stored.insert((path[..=end].to_vec(), kind.tenant), generation);
                 }
                 for end in *from..path.len() {
                     let path = path[..=end].to_vec();
@@ -131,12 +141,12 @@ impl Naive {
                 held.retain(|_, (_, tiers)| !tiers.is_empty());
             }
             Step::Clear | Step::Forget => held.clear(),
-            Step::Drain(_) | Step::Grid(_) => {}
+            Step::Drain(_) | Step::Grid { .. } => {}
         }
     }
 
-    /// What can be reached through tiers up to `farthest`, with its depth.
-    fn reachable(&self, farthest: Tier) -> BTreeMap<SequenceHash, u32> {
+    /// What can be reached through tiers up to `farthest`, with its depth and generation.
+    fn reachable(&self, farthest: Tier) -> BTreeMap<SequenceHash, (u32, u8)> {
         let is_near =
             |(path, tiers): &(Path, BTreeSet<Tier>)| tiers.iter().any(|tier| *tier <= farthest).then(|| path.clone());
         let held: BTreeSet<_> = self.held.values().filter_map(is_near).collect();
@@ -144,7 +154,10 @@ impl Naive {
             |(path, tenant): &&Path| (1..=path.len()).all(|end| held.contains(&(path[..end].to_vec(), *tenant)));
         held.iter()
             .filter(is_reachable)
-            .map(|(path, tenant)| (sequence_hash(path, *tenant), path.len() as u32))
+            .map(|path| {
+                let (depth, stored) = (path.0.len() as u32, self.stored[path]);
+                (sequence_hash(&path.0, path.1), (depth, stored))
+            })
             .collect()
     }
 }
@@ -185,7 +198,7 @@ fn a_step() -> impl Strategy<Value = (u16, Step)> {
         path,
         kind,
     });
-    let grid = (1_u32..4, 0_u32..7).prop_map(|(stride, limit)| Step::Grid(Grid { stride, limit }));
+    let grid = (1_u32..4, 0_u8..30).prop_map(|(stride, generations)| Step::Grid { stride, generations });
     let step = prop_oneof![
         12 => store,
         3 => (path(), kind.clone()).prop_map(|(path, kind)| Step::Copy { path, kind }),
@@ -193,7 +206,7 @@ fn a_step() -> impl Strategy<Value = (u16, Step)> {
         1 => Just(Step::Clear),
         1 => Just(Step::Forget),
         2 => (0_usize..5).prop_map(Step::Drain),
-        1 => grid,
+        2 => grid,
     ];
     (0_u16..3, step)
 }
@@ -223,7 +236,7 @@ fn expected_view(naive: &BTreeMap<u16, Naive>, levels: Levels, grid: Grid) -> BT
             };
             let blocks = naive.reachable(farthest).into_iter();
             let blocks: BTreeSet<_> = blocks
-                .filter(|(_, depth)| grid.shows(*depth))
+                .filter(|(_, (depth, stored))| grid.shows(*depth, *stored))
                 .map(|(hash, _)| hash)
                 .collect();
             if !blocks.is_empty() {
@@ -247,7 +260,7 @@ proptest! {
         levels in some_levels(),
         steps in prop::collection::vec(a_step(), 1..120),
     ) {
-        let mut index = Index::new(Shape { levels, ..Shape::plain(layout()) });
+        let mut index = Index::new(Shape { levels, generation_blocks: 3, ..Shape::plain(layout()) });
         let mut naive: BTreeMap<u16, Naive> = BTreeMap::new();
         let mut view = PrefixView::new();
         let mut grid = Grid::default();
@@ -255,20 +268,21 @@ proptest! {
         let mut parents = shown_parents(stride);
         for (rank, step) in steps {
             let mut changes = Vec::new();
+            let generation = index.generation;
             let was_cleared = naive.get(&rank).is_some_and(|naive| naive.cleared);
             match &step {
                 Step::Forget => index.clear(Slot(rank)),
                 Step::Drain(count) if was_cleared => drop(index.drain(Slot(rank), *count, &mut changes)),
                 Step::Drain(_) => {}
-                Step::Grid(new) => {
-                    grid = *new;
+                Step::Grid { stride, generations } => {
+                    grid = Grid { stride: *stride, since: index.generation.saturating_sub(*generations) };
                     index.set_grid(grid, &mut changes);
                 }
                 step => drop(index.apply(Slot(rank), &event(step).unwrap(), &mut changes)),
             }
-            naive.entry(rank).or_default().take(&step);
+            naive.entry(rank).or_default().take(&step, generation);
             // While the stride changes, the view is on neither grid.
-            let strides = matches!(step, Step::Grid(new) if new.stride != stride);
+            let strides = matches!(step, Step::Grid { .. }) && grid.stride != stride;
             for change in changes {
                 let Change { slot, hash, stored } = change;
                 let changed = if stored { view.insert(slot, hash) } else { view.remove(slot, hash) };
@@ -302,6 +316,9 @@ proptest! {
                 prop_assert_eq!(index.reachable(Slot(*rank), Level::Disk), naive.reachable(Tier::External).len());
             }
         }
+        // What comes back is young.
+        let grid = Grid { since: 0, ..grid };
+        index.set_grid(grid, &mut Vec::new());
         let mut restored = Index::new(Shape { levels, grid, ..Shape::plain(layout()) });
         let mut revealed = PrefixView::new();
         for (&rank, naive) in &naive {
@@ -544,6 +561,59 @@ fn what_is_over_the_limit_is_counted_and_given_back_room_is_used() {
     assert_eq!(apply(1, stored(None, &[1, 2, 3, 4], &tokens)), (2, 2, 4));
     // A further name for a block takes room, too.
     assert_eq!(apply(0, stored(None, &[9], &tokens)), (0, 1, 4));
+}
+
+/// Far more generations than are told apart.
+#[test]
+fn what_is_old_stays_hidden_until_something_is_stored_below_it() {
+    let mut index = Index::new(Shape {
+        generation_blocks: 1,
+        ..Shape::plain(layout())
+    });
+    let mut shown = BTreeSet::new();
+    let mut follow = |index: &mut Index, change: &mut dyn FnMut(&mut Index, &mut Vec<Change>)| {
+        let mut changes = Vec::new();
+        change(index, &mut changes);
+        for Change { hash, stored, .. } in changes {
+            assert!(if stored {
+                shown.insert(hash)
+            } else {
+                shown.remove(&hash)
+            });
+        }
+        let holdings: BTreeSet<_> = index
+            .holdings()
+            .flat_map(|(_, blocks)| blocks.map(|(_, hash)| hash))
+            .collect();
+        assert_eq!(holdings, shown);
+        shown.len()
+    };
+    let first = |number: u32| stored(None, &[number.into()], &[number, 0]);
+    let store = |event: Event| {
+        move |index: &mut Index, changes: &mut Vec<_>| {
+            index.apply(Slot(0), &event, changes);
+        }
+    };
+    for number in 0..100 {
+        follow(&mut index, &mut store(first(number)));
+    }
+    assert_eq!(
+        follow(&mut index, &mut |index, changes| index.show_since(60, changes)),
+        40
+    );
+    for number in 100..1_000 {
+        let count = follow(&mut index, &mut store(first(number)));
+        assert_eq!(count, number as usize + 1 - 60);
+    }
+    let by_generation = index.reachable_by_generation();
+    let hidden: u64 = by_generation.iter().take(index.since().into()).sum();
+    assert_eq!((hidden, by_generation.iter().sum()), (60, 1_000_u64));
+    let below = stored(Some(5), &[2_000], &[7, 7]);
+    assert_eq!(follow(&mut index, &mut store(below)), 942);
+    assert_eq!(
+        follow(&mut index, &mut |index, changes| index.show_since(0, changes)),
+        1_001
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use router_core::view::{Depths, PrefixView};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::bound::{Bound, UNLIMITED, ViewStatus};
+use super::bound::{Bound, ViewStatus};
 use super::codec::Encoded;
 use super::log::{DeltaLog, Deltas};
 use super::publisher::Publisher;
@@ -168,12 +168,12 @@ pub struct PoolTask {
 }
 
 impl PoolTask {
-    /// A task without ranks, and its handle. `max_bytes`: what its view may take in a VM.
+    /// A task without ranks, and its handle.
     pub fn new(
         name: &str,
         epoch: u64,
         shape: Shape,
-        max_bytes: usize,
+        bound: Bound,
         interval: Duration,
         metrics: &Metrics,
     ) -> (Self, PoolHandle) {
@@ -191,7 +191,7 @@ impl PoolTask {
             draining: HashMap::new(),
             view: PrefixView::new(),
             holdings: 0,
-            bound: Bound::new(max_bytes),
+            bound,
             shown,
             log: DeltaLog::new(),
             snapshot: Weak::new(),
@@ -416,31 +416,27 @@ impl PoolTask {
     /// Keeps the view within its bound. True if that has made changes.
     fn keep_bound(&mut self) -> bool {
         let (bytes, now) = (self.view.bytes_at_most(), Instant::now());
-        if !self.bound.is_due(bytes, now) {
+        let since = self.index.since();
+        if !self.bound.is_due(bytes, since == 0, now) {
             return false;
         }
-        let by_depth = self.index.reachable_by_depth();
-        let Some(limit) = self.bound.adjust(bytes, &by_depth, now) else {
+        let by_generation = self.index.reachable_by_generation();
+        let Some(since) = self.bound.adjust(bytes, since, &by_generation, now) else {
             return false;
         };
-        let hidden = by_depth.iter().skip(limit as usize).sum();
-        let depth_limit = Some(limit).filter(|&limit| limit != UNLIMITED);
-        self.shown.send_modify(|status| {
-            status.hidden = hidden;
-            status.depth_limit = depth_limit;
-        });
-        self.metrics.show_limit(depth_limit, hidden);
-        match depth_limit {
-            Some(limit) => tracing::warn!(
+        let hidden = by_generation.iter().take(since.into()).sum();
+        self.shown.send_modify(|status| status.hidden = hidden);
+        self.metrics.show_hidden(hidden);
+        match hidden {
+            0 => tracing::info!(pool = &*self.name, "the view has room for all blocks again"),
+            _ => tracing::warn!(
                 pool = &*self.name,
                 bytes,
-                limit,
                 hidden,
-                "the view is larger than view.max_mib: blocks beyond a depth of `limit` are not shown; a view.stride costs less"
+                "the view is larger than view.max_mib: the oldest blocks are not shown; a view.stride costs less"
             ),
-            None => tracing::info!(pool = &*self.name, "the view has room for all blocks again"),
         }
-        self.index.set_depth_limit(limit, &mut self.pending);
+        self.index.show_since(since, &mut self.pending);
         true
     }
 }

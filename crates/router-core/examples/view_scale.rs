@@ -31,17 +31,29 @@ struct Request {
 #[derive(Default)]
 struct Cache {
     known: HashMap<u64, (u64, u32, u32)>,
+    /// When something was last stored at or below a block.
+    stored: HashMap<u64, u64>,
     order: BTreeMap<(u64, Reverse<u32>), u64>,
 }
 
 impl Cache {
     /// Fine blocks of the request that are here.
     fn overlap(&self, request: &Request) -> u32 {
-        let held = request.ids.iter().map_while(|id| self.known.get(id));
+        self.overlap_since(request, 0)
+    }
+
+    /// Those of them with something stored at or below them since then.
+    fn overlap_since(&self, request: &Request, since: u64) -> u32 {
+        let is_young = |id: &&u64| self.stored.get(id).is_some_and(|&stored| stored >= since);
+        let young = request.ids.iter().take_while(is_young);
+        let held = young.map_while(|id| self.known.get(id));
         held.map(|&(.., fine)| fine).sum::<u32>().min(request.blocks)
     }
 
     fn serve(&mut self, now: u64, request: &Request) {
+        if request.ids.iter().any(|id| !self.known.contains_key(id)) {
+            self.stored.extend(request.ids.iter().map(|&id| (id, now)));
+        }
         for (depth, &id) in (0_u32..).zip(&request.ids) {
             let fine = FINE.min(request.blocks - depth * FINE);
             if let Some((stamp, depth, _)) = self.known.insert(id, (now, depth, fine)) {
@@ -52,15 +64,33 @@ impl Cache {
         while self.known.len() > CAPACITY {
             let (_, id) = self.order.pop_first().expect("as many as known");
             self.known.remove(&id);
+            self.stored.remove(&id);
         }
     }
 }
 
-/// What is left of an overlap in a view that shows every `stride`-th block down to `limit`.
+/// What is left of an overlap in a view that shows every `stride`-th block down to `limit`, of so many holdings the youngest.
 #[derive(Clone, Copy)]
 struct Grid {
     stride: u32,
     limit: u32,
+    holdings: u64,
+}
+
+/// Since when something must have been stored at or below what is shown, if that are so many holdings at most.
+fn since(caches: &[Cache], holdings: u64) -> u64 {
+    let mut by_age: BTreeMap<Reverse<u64>, u64> = BTreeMap::new();
+    for cache in caches {
+        for (id, &(.., fine)) in &cache.known {
+            *by_age.entry(Reverse(cache.stored[id])).or_default() += u64::from(fine);
+        }
+    }
+    let mut sum = 0;
+    let too_old = by_age.into_iter().find(|&(_, fine)| {
+        sum += fine;
+        sum > holdings
+    });
+    too_old.map_or(0, |(Reverse(stored), _)| stored + 1)
 }
 
 /// Caches after the whole trace, and the share of its blocks that were found in the cache of the chosen worker.
@@ -69,11 +99,16 @@ fn replay(requests: &[Request], workers: usize, grid: Option<Grid>) -> (Vec<Cach
     let mut caches: Vec<Cache> = (0..workers).map(|_| Cache::default()).collect();
     // What a worker still has to prefill, in blocks; all of them work it off at the rate at which it comes in.
     let mut queued = vec![0.0_f64; workers];
-    let (mut found, mut asked) = (0_u64, 0_u64);
+    let (mut found, mut asked, mut shown_since) = (0_u64, 0_u64, 0);
     for (now, request) in (0_u64..).zip(requests) {
+        // As costly as in the control plane, so not for every request.
+        if let Some(grid) = grid.filter(|grid| grid.holdings < u64::MAX && now % 100 == 0) {
+            shown_since = since(&caches, grid.holdings);
+        }
         let cost = |worker: usize| {
             let grid = grid.expect("asked for with one only");
-            let seen = caches[worker].overlap(request).min(grid.limit) / grid.stride * grid.stride;
+            let seen = caches[worker].overlap_since(request, shown_since);
+            let seen = seen.min(grid.limit) / grid.stride * grid.stride;
             f64::from(request.blocks - seen) + queued[worker]
         };
         let chosen = match grid {
@@ -195,6 +230,7 @@ fn main() {
     let whole = Grid {
         stride: 1,
         limit: u32::MAX,
+        holdings: u64::MAX,
     };
 
     for workers in [64, 1_000, 4_096] {
@@ -212,13 +248,19 @@ fn main() {
     adversarial(1_000, 5_000);
     adversarial(4_096, 1_000);
     let grids = [1, 8, 24, 32, 48, 64, 128, 256].map(|stride| Grid { stride, ..whole });
-    let limits = [1_024, 512, 256, 128, 64].map(|limit| Grid { limit, ..whole });
-    for grid in grids.into_iter().chain(limits) {
+    for grid in grids {
         let (caches, hits) = replay(&requests, 64, Some(grid));
-        let more = format!(
-            ",\"stride\":{},\"limit\":{},\"hit_rate\":{hits:.4}",
-            grid.stride, grid.limit
-        );
+        let more = format!(",\"stride\":{},\"hit_rate\":{hits:.4}", grid.stride);
         print_view("routed", 64, &view_of(&holdings(&caches, grid)), &more);
+    }
+    // As many holdings, chosen by their depth and by their age.
+    for limit in [1_024, 512, 256, 128, 64] {
+        let (caches, by_depth) = replay(&requests, 64, Some(Grid { limit, ..whole }));
+        let held = holdings(&caches, whole).len();
+        let holdings = holdings(&caches, Grid { limit, ..whole }).len() as u64;
+        let (_, by_age) = replay(&requests, 64, Some(Grid { holdings, ..whole }));
+        println!(
+            "{{\"case\":\"bounded\",\"limit\":{limit},\"holdings\":{holdings},\"held\":{held},\"by_depth\":{by_depth:.4},\"by_age\":{by_age:.4}}}"
+        );
     }
 }
