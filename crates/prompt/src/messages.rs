@@ -343,14 +343,14 @@ pub(crate) fn tools(tools: &[Json<'_>]) -> Result<Value, PromptError> {
         }
         let mut tool = vec![
             ("type", Value::from("function")),
-            ("function", Value::from_pairs(dumped)),
+            ("function", python::printed(Value::from_pairs(dumped))),
         ];
         if let Some(deferred) = deferred {
             tool.push(("defer_loading", value(deferred)?));
         }
-        Ok(Value::from_pairs(tool))
+        Ok(python::printed(Value::from_pairs(tool)))
     });
-    tools.collect()
+    tools.collect::<Result<_, _>>().map(python::printed)
 }
 
 /// An object with its `known` keys first, every value made by `convert`.
@@ -371,7 +371,7 @@ fn ordered(
         .chain(others)
         .map(|(key, field)| Ok((key, convert(key, field)?)))
         .collect::<Result<_, PromptError>>()?;
-    Ok(Value::from_pairs(pairs))
+    Ok(python::printed(Value::from_pairs(pairs)))
 }
 
 /// A JSON value as a template sees it.
@@ -384,11 +384,11 @@ pub(crate) fn value(json: &Json<'_>) -> Result<Value, PromptError> {
         Json::Float(number) => Value::from(*number),
         Json::Inexact => return Err(PromptError::InexactNumber),
         Json::String(text) => Value::from(&**text),
-        Json::Tokens(numbers) => numbers.iter().copied().collect(),
-        Json::Array(items) => items.iter().map(value).collect::<Result<_, _>>()?,
+        Json::Tokens(numbers) => python::printed(numbers.iter().copied().collect()),
+        Json::Array(items) => python::printed(items.iter().map(value).collect::<Result<_, _>>()?),
         Json::Object(entries) => {
             let pairs = entries.iter().map(|(key, item)| Ok((&**key, value(item)?)));
-            Value::from_pairs(pairs.collect::<Result<Vec<_>, PromptError>>()?)
+            python::printed(Value::from_pairs(pairs.collect::<Result<Vec<_>, PromptError>>()?))
         }
     })
 }

@@ -21,6 +21,7 @@ fn variables() -> Value {
         "list": [3, 1, 2],
         "words": ["b", "A", "c"],
         "dict": {"b": 1, "a": [true, null, "ü"], "c": {"d": 0.1}},
+        "odd": [1e16, {"k": "\u{200f} 👩\u{200d}👧 \u{2028}", "f": 2.5e-7}, "it's"],
         "objects": [{"name": "x", "n": 1}, {"name": "y", "n": 2}, {"n": 3}],
     })
 }

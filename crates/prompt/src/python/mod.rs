@@ -3,6 +3,7 @@
 mod float;
 mod json_dumps;
 mod methods;
+mod printed;
 mod repr;
 pub(crate) mod strftime;
 mod tests_of_jinja;
@@ -12,10 +13,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
 pub(crate) use json_dumps::{dumps, dumps_indented};
+pub(crate) use printed::printed;
 pub(crate) use repr::str;
 pub(crate) use text::{strip, strip_end};
 
@@ -41,6 +43,9 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
         trim(&str(value), characters)
     });
     environment.add_filter("string", |value: &Value| str(value).into_owned());
+    environment.add_filter("format", format);
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
     environment.add_filter("escape", escape);
     environment.add_filter("e", escape);
     // Writes a different layout.
@@ -67,7 +72,9 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 /// `{{ value }}`.
 fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map => output.write_str(&str(value)).map_err(Error::from),
+        ValueKind::Number | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+            output.write_str(&str(value)).map_err(Error::from)
+        }
         _ => escape_formatter(output, state, value),
     }
 }
@@ -79,6 +86,43 @@ pub(crate) fn trim(text: &str, characters: Option<&str>) -> String {
         Some(characters) => text.trim_matches(|character| characters.contains(character)),
     }
     .to_owned()
+}
+
+/// The `format` filter. Where all is to be written as text, numbers are, too.
+fn format(state: &mut State<'_, '_>, text: &Value, arguments: Rest<Value>) -> Result<Value, Error> {
+    let mut conversions = text.as_str().unwrap_or_default().split('%').skip(1);
+    let mut arguments = arguments.0;
+    if conversions.all(|conversion| conversion.starts_with('s')) {
+        for argument in &mut arguments {
+            if argument.kind() == ValueKind::Number {
+                *argument = Value::from(str(argument).into_owned());
+            }
+        }
+    }
+    let arguments = arguments.into_iter().map(|argument| argument.into()).collect();
+    minijinja::filters::format(state, text, Rest(arguments))
+}
+
+/// The `default` filter, whose `boolean` has a name.
+fn default(
+    state: &State<'_, '_>,
+    value: &Value,
+    other: Option<Value>,
+    boolean: Option<bool>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let other = match other {
+        Some(other) => other,
+        None => named
+            .get::<Option<Value>>("default_value")?
+            .unwrap_or_else(|| Value::from("")),
+    };
+    let boolean = match boolean {
+        Some(boolean) => boolean,
+        None => named.get::<Option<bool>>("boolean")?.unwrap_or_default(),
+    };
+    named.assert_all_used()?;
+    minijinja::filters::default(state, value, Rest(vec![other, boolean.into()]))
 }
 
 /// The `escape` filter, with the entities that MarkupSafe writes.

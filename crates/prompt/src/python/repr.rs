@@ -33,7 +33,8 @@ fn repr(value: &Value, text: &mut String, depth: usize) {
             Err(_) => text.push_str(&value.to_string()),
         },
         ValueKind::Undefined => text.push_str("Undefined"),
-        ValueKind::Seq => {
+        // A sum of lists is an iterable in minijinja.
+        ValueKind::Seq | ValueKind::Iterable => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             text.push(open);
             let mut count = 0_usize;

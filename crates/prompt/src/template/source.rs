@@ -4,23 +4,27 @@ use std::borrow::Cow;
 
 use crate::rules::Frontend;
 
-/// The `generation` tag goes and, as in Jinja2's lexer, line breaks become LF. Dynamo's Jinja leaves them as they are.
+/// The `generation` tag goes and, as in Jinja2's lexer, line breaks become LF and stay after `raw`. Dynamo's Jinja is minijinja,
+/// and leaves them as they are.
 pub(super) fn prepare(source: &str, frontend: Frontend) -> String {
     match frontend {
-        Frontend::Vllm => without_generation_tag(&source.replace("\r\n", "\n").replace('\r', "\n")).into_owned(),
-        Frontend::Dynamo => without_generation_tag(source).into_owned(),
+        Frontend::Vllm => rewritten(&source.replace("\r\n", "\n").replace('\r', "\n"), frontend).into_owned(),
+        Frontend::Dynamo => rewritten(source, frontend).into_owned(),
     }
 }
 
 /// Turns `{% generation %} … {% endgeneration %}`, with which training marks what the assistant wrote and which in a
 /// prompt stands for its body, into a `with` block, which like the original has a scope of its own. Whitespace control
 /// stays as it is.
-fn without_generation_tag(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
+///
+/// Doubles the line break after `{% raw %}` for vLLM: minijinja takes one away there, as after other tags, Jinja2 does not.
+fn rewritten(source: &str, frontend: Frontend) -> Cow<'_, str> {
+    if !source.contains("generation") && !source.contains("raw") {
         return Cow::Borrowed(source);
     }
     let mut rewritten = String::with_capacity(source.len());
     let mut rest = source;
+    let mut in_raw = false;
     while let Some((before, tag)) = rest.split_once("{%") {
         rewritten.push_str(before);
         rewritten.push_str("{%");
@@ -28,16 +32,27 @@ fn without_generation_tag(source: &str) -> Cow<'_, str> {
         let Some((inside, after)) = tag.split_once("%}") else {
             continue;
         };
-        let (open, inside) = split_sign_start(inside);
-        let (inside, close) = split_sign_end(inside);
-        let keyword = match inside.trim() {
-            "generation" => "with",
-            "endgeneration" => "endwith",
-            _ => continue,
+        let (open, name) = split_sign_start(inside);
+        let (name, close) = split_sign_end(name);
+        let keyword = match (name.trim(), in_raw) {
+            ("endraw", true) => {
+                in_raw = false;
+                continue;
+            }
+            (_, true) => continue,
+            ("raw", false) => {
+                in_raw = true;
+                if frontend == Frontend::Vllm && close.is_empty() && after.starts_with('\n') {
+                    rewritten.extend([inside, "%}", "\n"]);
+                    rest = after;
+                }
+                continue;
+            }
+            ("generation", false) => "with",
+            ("endgeneration", false) => "endwith",
+            (_, false) => continue,
         };
-        for part in [open, " ", keyword, " ", close, "%}"] {
-            rewritten.push_str(part);
-        }
+        rewritten.extend([open, " ", keyword, " ", close, "%}"]);
         rest = after;
     }
     rewritten.push_str(rest);
@@ -68,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_tag_is_rewritten() {
+    fn only_the_tags_are_rewritten() {
         for (source, expected) in [
             ("{% for a in b %}{{ add_generation_prompt }}{% endfor %}", None),
             (
@@ -82,8 +97,18 @@ mod tests {
             ("{% if add_generation_prompt %}x{% endif %}", None),
             ("{% generation", None),
             ("{%- %}{% generation %}", Some("{%- %}{% with %}")),
+            ("{% raw %}\na{% endraw %}\n", Some("{% raw %}\n\na{% endraw %}\n")),
+            ("{% raw -%}\na{% endraw %}{% raw %}a{% endraw %}", None),
+            (
+                "{% raw %}{% raw %}\n{% generation %}{% endraw %}{%-raw%}\n",
+                Some("{% raw %}{% raw %}\n{% generation %}{% endraw %}{%-raw%}\n\n"),
+            ),
         ] {
-            assert_eq!(without_generation_tag(source), expected.unwrap_or(source), "{source}");
+            assert_eq!(
+                rewritten(source, Frontend::Vllm),
+                expected.unwrap_or(source),
+                "{source}"
+            );
         }
     }
 }
