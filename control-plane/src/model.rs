@@ -47,7 +47,7 @@ pub struct Model {
 pub struct PromptTokens {
     /// The token ids.
     pub ids: Vec<u32>,
-    /// The text, if the prompt came as one.
+    /// The text, if the prompt came as one; if it is truncated, as it was before.
     pub text: Option<String>,
     /// Otherwise this is what stands before the first image or the like.
     pub is_whole: bool,
@@ -90,6 +90,18 @@ impl Model {
             } => {
                 let encoded = tokenizer()?.encode_within(&text, add_special_tokens, work, &mut ids);
                 encoded.map_err(|error| error.to_string())?;
+                text.into_owned()
+            }
+            Prompt::Truncated {
+                text,
+                add_special_tokens,
+                truncation,
+            } => {
+                let tokenizer = tokenizer()?;
+                let encoded = tokenizer.encode_into(&text, add_special_tokens, &mut ids);
+                encoded.map_err(|error| error.to_string())?;
+                let around = if add_special_tokens { tokenizer.around() } else { [0; 2] };
+                ids = truncation.apply(&ids, around).map_err(|error| error.to_string())?;
                 text.into_owned()
             }
             Prompt::Pieces(pieces) => {

@@ -336,6 +336,32 @@ fn understand(
             let rest = media.map_or(0, |media| guessed_tokens(text.len().saturating_sub(known), media));
             ((read.input_tokens as u64).saturating_add(rest), blocks)
         }
+        // A worker that takes token ids truncates prompts in its own way.
+        PromptText::Truncated { .. } if pool.inject_tokens => return Err("unsupported_field"),
+        PromptText::Truncated {
+            text,
+            add_special_tokens,
+            truncation,
+        } => {
+            let content = Content::Text(Text {
+                text: &text,
+                add_special_tokens,
+                is_whole: true,
+            });
+            let read = read(content, true)?;
+            let around = if add_special_tokens { tokenizer.around() } else { [0; 2] };
+            let tokens = truncation.apply(&read.tokens, around).map_err(|error| error.reason())?;
+            let blocks = Blocks {
+                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
+                extent,
+                recall: Recall {
+                    bytes: text.len() as u64,
+                    remembered: read.remembered_bytes as u64,
+                },
+                tokens: None,
+            };
+            (tokens.len() as u64, blocks)
+        }
         PromptText::Pieces(pieces) => {
             let parts: Vec<_> = pieces.iter().map(part).collect();
             let read = read(Content::Parts(&parts), pool.inject_tokens)?;

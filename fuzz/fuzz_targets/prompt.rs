@@ -38,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
 
 fn length(prompt: &Prompt<'_>) -> usize {
     match prompt {
-        Prompt::Text { text, .. } => text.len(),
+        Prompt::Text { text, .. } | Prompt::Truncated { text, .. } => text.len(),
         Prompt::Pieces(pieces) => pieces.iter().map(|piece| piece.as_str().len()).sum(),
         // The least that an id takes in a body.
         Prompt::Tokens(ids) => ids.len() * 2,

@@ -61,7 +61,7 @@ impl Model {
         let prompt = body.prompt_within(Some(&self.template), work);
         match prompt.map_err(|error| error.reason())? {
             Prompt::Tokens(ids) => Ok(ids.len()),
-            Prompt::Pieces(_) => unreachable!("none of them is gpt-oss"),
+            Prompt::Pieces(_) | Prompt::Truncated { .. } => unreachable!("none of them is gpt-oss or truncated"),
             Prompt::Text {
                 text,
                 add_special_tokens,

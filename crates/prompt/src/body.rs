@@ -13,6 +13,7 @@ use crate::error::{BodyError, PromptError};
 use crate::json::{Json, Key};
 use crate::rules::Frontend;
 use crate::template::ChatTemplate;
+use crate::truncation::Truncation;
 
 /// Which API a body is written for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,6 +104,12 @@ pub enum Prompt<'a> {
         add_special_tokens: bool,
         /// `None`: the text is the prompt.
         media: Option<Media>,
+    },
+    /// A text of whose tokens the engine keeps some.
+    Truncated {
+        text: Cow<'a, str>,
+        add_special_tokens: bool,
+        truncation: Truncation,
     },
     /// Tokenized one by one.
     Pieces(Vec<Piece>),
@@ -226,15 +233,23 @@ impl<'a> Body<'a> {
     pub fn prompt_within(&self, template: Option<&ChatTemplate>, work: &Work) -> Result<Prompt<'_>, PromptError> {
         work.take(self.len, BODY_BYTE)?;
         work.take(self.fields.nodes(), NODE)?;
-        // An engine that truncates keeps tokens from an end that depends on its configuration.
-        if self.fields.get_set("truncate_prompt_tokens").is_some() {
-            return Err(PromptError::UnsupportedField("truncate_prompt_tokens"));
+        // To a length that only the worker knows.
+        let padding = self
+            .fields
+            .get_set("padding")
+            .filter(|_| self.shape == Shape::Embeddings);
+        if padding.is_some_and(|padding| padding.as_str() != Some("do_not_pad")) {
+            return Err(PromptError::UnsupportedField("padding"));
         }
-        if self.is_conversation() {
+        let prompt = if self.is_conversation() {
             let template = template.ok_or(PromptError::NoTemplate)?;
-            conversation::prompt(self.shape, &self.fields, self.prompt_field, work, template)
+            conversation::prompt(self.shape, &self.fields, self.prompt_field, work, template)?
         } else {
-            self.plain_prompt(template.map_or(Frontend::Vllm, |template| template.rules().frontend))
+            self.plain_prompt(template.map_or(Frontend::Vllm, |template| template.rules().frontend))?
+        };
+        match Truncation::of(self.shape, &self.fields)? {
+            None => Ok(prompt),
+            Some(truncation) => truncated(prompt, truncation, template),
         }
     }
 
@@ -254,8 +269,10 @@ impl<'a> Body<'a> {
 
     fn plain_prompt(&self, frontend: Frontend) -> Result<Prompt<'_>, PromptError> {
         let field = self.prompt_field;
-        if self.fields.get_set("prompt_embeds").is_some() {
-            return Err(PromptError::UnsupportedField("prompt_embeds"));
+        conversation::refuse(&self.fields, &["prompt_embeds"])?;
+        // Some models get prompt and suffix in a format of their own.
+        if self.shape == Shape::Completions {
+            conversation::refuse(&self.fields, &["suffix"])?;
         }
         let prompt = match self.fields.get(field) {
             Some(Json::Array(batch)) => batch.first(),
@@ -280,6 +297,34 @@ impl<'a> Body<'a> {
                 Err(PromptError::BadField { field, why })
             }
         }
+    }
+}
+
+/// A prompt of which the engine keeps some tokens.
+fn truncated<'a>(
+    prompt: Prompt<'a>,
+    truncation: Truncation,
+    template: Option<&ChatTemplate>,
+) -> Result<Prompt<'a>, PromptError> {
+    let refused = PromptError::UnsupportedField("truncate_prompt_tokens");
+    if template.is_some_and(|template| template.rules().frontend == Frontend::Dynamo) {
+        return Err(refused);
+    }
+    match prompt {
+        Prompt::Text {
+            text,
+            add_special_tokens,
+            media: None,
+        } => Ok(Prompt::Truncated {
+            text,
+            add_special_tokens,
+            truncation,
+        }),
+        Prompt::Tokens(tokens) => Ok(Prompt::Tokens(truncation.of_tokens(&tokens).to_vec())),
+        // vLLM does not truncate what it renders in the Harmony format.
+        pieces @ Prompt::Pieces(_) => Ok(pieces),
+        // Placeholders are truncated before they become as many tokens as an image has.
+        Prompt::Text { media: Some(_), .. } | Prompt::Truncated { .. } => Err(refused),
     }
 }
 
@@ -318,6 +363,7 @@ const KEPT: &[&str] = &[
     "model",
     "nvext",
     "output_config",
+    "padding",
     "previous_response_id",
     "previous_input_messages",
     "prompt",
@@ -325,12 +371,14 @@ const KEPT: &[&str] = &[
     "reasoning",
     "reasoning_effort",
     "stream",
+    "suffix",
     "system",
     "thinking",
     "tool_choice",
     "tools",
     "truncate_prompt_tokens",
     "truncation",
+    "truncation_side",
 ];
 
 impl<'de> Deserialize<'de> for Fields<'de> {

@@ -40,6 +40,7 @@ mod python;
 mod rules;
 pub mod template;
 pub mod token_data;
+mod truncation;
 pub mod usage;
 
 pub use body::{Body, Media, Piece, Prompt, Shape};
@@ -47,4 +48,5 @@ pub use error::{BodyError, PromptError};
 pub use model_text::{ModelText, ModelTextError};
 pub use rules::{Frontend, Rules};
 pub use template::{ChatTemplate, TemplateError};
+pub use truncation::Truncation;
 pub use usage::{Usage, UsageReader};

@@ -33,7 +33,7 @@ fn curious() -> ChatTemplate {
 fn outcome(template: &ChatTemplate, shape: Shape, body: &[u8]) -> Result<usize, &'static str> {
     let read = Body::read(shape, body).map_err(|error| error.reason())?;
     match read.prompt(Some(template)).map_err(|error| error.reason())? {
-        Prompt::Text { text, .. } => Ok(text.len()),
+        Prompt::Text { text, .. } | Prompt::Truncated { text, .. } => Ok(text.len()),
         Prompt::Pieces(pieces) => Ok(pieces.iter().map(|piece| piece.as_str().len()).sum()),
         Prompt::Tokens(ids) => Ok(ids.len() * 4),
     }

@@ -174,6 +174,14 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// How many tokens the post-processor puts before a text, and how many after it.
+    pub fn around(&self) -> [usize; 2] {
+        match &self.engine {
+            Engine::Flat(flat) => flat.around().map(<[u32]>::len),
+            Engine::Library(library) => library.around(),
+        }
+    }
+
     /// For encoding texts piece by piece. `None` if this tokenizer does not offer it.
     pub fn cutter(&self) -> Option<Cutter<'_>> {
         match &self.engine {

@@ -45,6 +45,24 @@ impl Library {
         self.vocab_size
     }
 
+    /// How many tokens the post-processor puts before a text, and how many after it.
+    pub(crate) fn around(&self) -> [usize; 2] {
+        self.shown_around().unwrap_or_default()
+    }
+
+    /// The library does not say, so it shows it on a text. `None` if it fails on that.
+    fn shown_around(&self) -> Option<[usize; 2]> {
+        let [with, without] = [true, false].map(|add| {
+            let mut ids = Vec::new();
+            let encoded = self.encode("a", Specials::Read { add }, &Work::unbounded(), &mut ids);
+            encoded.is_ok().then_some(ids)
+        });
+        let (with, without) = (with?, without?);
+        let added = with.len().checked_sub(without.len())?;
+        let before = (0..=added).find(|&before| with.get(before..).is_some_and(|rest| rest.starts_with(&without)))?;
+        Some([before, added.saturating_sub(before)])
+    }
+
     /// Appends the ids of `text`.
     pub(crate) fn encode(
         &self,

@@ -1,3 +1,5 @@
+mod prompts;
+
 use super::*;
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Fleet, ModelName};
