@@ -116,6 +116,8 @@ pub struct Index {
     ranks: Vec<RankIndex>,
     /// What they have in all.
     blocks: usize,
+    /// Ranks, from the first on, that show what `shape.grid` says.
+    regridded: usize,
     generation: u8,
     /// Blocks that were stored in it.
     stored: usize,
@@ -128,6 +130,7 @@ impl Index {
             shape,
             ranks: Vec::new(),
             blocks: 0,
+            regridded: 0,
             generation: 0,
             stored: 0,
         }
@@ -179,21 +182,33 @@ impl Index {
         done
     }
 
-    /// Changes what the view shows, of all ranks. Takes time in proportion to what they hold.
-    pub fn set_grid(&mut self, grid: Grid, changes: &mut Vec<Change>) {
+    /// Changes what the view shows; see [`Index::regrid`].
+    pub fn set_grid(&mut self, grid: Grid) {
         self.shape.grid = grid;
-        for rank in &mut self.ranks {
-            rank.set_grid(grid, changes);
-        }
+        self.regridded = 0;
     }
 
-    /// Shows nothing older than of generation `since` from now on, of all ranks; see [`Index::set_grid`].
-    pub fn show_since(&mut self, since: u8, changes: &mut Vec<Change>) {
-        let grid = Grid {
+    /// Shows nothing older than of generation `since`; see [`Index::set_grid`].
+    pub fn show_since(&mut self, since: u8) {
+        self.set_grid(Grid {
             since,
             ..self.shape.grid
-        };
-        self.set_grid(grid, changes);
+        });
+    }
+
+    /// Shows of one more rank what [`Index::set_grid`] said. Takes time in proportion to what it holds. True when all of them
+    /// are done.
+    pub fn regrid(&mut self, changes: &mut Vec<Change>) -> bool {
+        if let Some(rank) = self.ranks.get_mut(self.regridded) {
+            rank.set_grid(self.shape.grid, changes);
+            self.regridded += 1;
+        }
+        self.is_regridded()
+    }
+
+    /// Whether all ranks show what [`Index::set_grid`] said.
+    pub fn is_regridded(&self) -> bool {
+        self.regridded >= self.ranks.len()
     }
 
     /// The oldest generation that is shown.
@@ -254,30 +269,14 @@ impl Index {
         self.stored = 0;
         self.generation += 1;
         if self.generation == u8::MAX {
-            self.renumber();
+            const HALF: u8 = u8::MAX / 2;
+            self.ranks.iter_mut().for_each(|rank| rank.make_older(HALF));
+            self.shape.grid.since = self.shape.grid.since_before(HALF);
+            self.generation -= HALF;
         }
         for rank in &mut self.ranks {
             rank.set_generation(self.generation);
         }
-    }
-
-    /// Makes room for more generations: the older half becomes one, or two if some of it is shown and some is not.
-    fn renumber(&mut self) {
-        const HALF: u8 = u8::MAX / 2;
-        let old = self.shape.grid.since;
-        let new = if old == 0 { 0 } else { old.saturating_sub(HALF).max(1) };
-        for rank in &mut self.ranks {
-            rank.renumber(new, |stored| {
-                let number = stored.saturating_sub(HALF);
-                if stored >= old {
-                    number.max(new)
-                } else {
-                    number.min(new - 1)
-                }
-            });
-        }
-        self.shape.grid.since = new;
-        self.generation -= HALF;
     }
 
     fn replace(&mut self, rank: Slot, by: RankIndex) {

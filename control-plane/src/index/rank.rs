@@ -83,12 +83,20 @@ impl RankIndex {
         self.window.generation = generation;
     }
 
-    /// Renumbers the generations; `number` keeps their order, and what is shown.
-    pub(super) fn renumber(&mut self, since: u8, number: impl Fn(u8) -> u8) {
-        self.window.grid.since = since;
+    /// Makes all generations older by so many, to make room for more. The oldest become one, or two if some of them are
+    /// shown and some are not.
+    pub(super) fn make_older(&mut self, by: u8) {
+        let old = self.window.grid.since;
+        let new = self.window.grid.since_before(by);
         for node in self.nodes.iter_mut() {
-            node.stored = number(node.stored);
+            let older = node.stored.saturating_sub(by);
+            node.stored = if node.stored >= old {
+                older.max(new)
+            } else {
+                older.min(new - 1)
+            };
         }
+        self.window.grid.since = new;
     }
 
     /// Rows of up to `count` nodes from number `from` on, and the number to go on from.

@@ -276,7 +276,8 @@ proptest! {
                 Step::Drain(_) => {}
                 Step::Grid { stride, generations } => {
                     grid = Grid { stride: *stride, since: index.generation.saturating_sub(*generations) };
-                    index.set_grid(grid, &mut changes);
+                    index.set_grid(grid);
+                    while !index.regrid(&mut changes) {}
                 }
                 step => drop(index.apply(Slot(rank), &event(step).unwrap(), &mut changes)),
             }
@@ -318,7 +319,8 @@ proptest! {
         }
         // What comes back is young.
         let grid = Grid { since: 0, ..grid };
-        index.set_grid(grid, &mut Vec::new());
+        index.set_grid(grid);
+        while !index.regrid(&mut Vec::new()) {}
         let mut restored = Index::new(Shape { levels, grid, ..Shape::plain(layout()) });
         let mut revealed = PrefixView::new();
         for (&rank, naive) in &naive {
@@ -594,13 +596,16 @@ fn what_is_old_stays_hidden_until_something_is_stored_below_it() {
             index.apply(Slot(0), &event, changes);
         }
     };
+    let show_since = |since| {
+        move |index: &mut Index, changes: &mut Vec<_>| {
+            index.show_since(since);
+            assert!(index.regrid(changes), "one rank");
+        }
+    };
     for number in 0..100 {
         follow(&mut index, &mut store(first(number)));
     }
-    assert_eq!(
-        follow(&mut index, &mut |index, changes| index.show_since(60, changes)),
-        40
-    );
+    assert_eq!(follow(&mut index, &mut show_since(60)), 40);
     for number in 100..1_000 {
         let count = follow(&mut index, &mut store(first(number)));
         assert_eq!(count, number as usize + 1 - 60);
@@ -610,10 +615,35 @@ fn what_is_old_stays_hidden_until_something_is_stored_below_it() {
     assert_eq!((hidden, by_generation.iter().sum()), (60, 1_000_u64));
     let below = stored(Some(5), &[2_000], &[7, 7]);
     assert_eq!(follow(&mut index, &mut store(below)), 942);
-    assert_eq!(
-        follow(&mut index, &mut |index, changes| index.show_since(0, changes)),
-        1_001
-    );
+    assert_eq!(follow(&mut index, &mut show_since(0)), 1_001);
+}
+
+#[test]
+fn another_grid_is_for_one_rank_after_the_other() {
+    let mut index = Index::new(Shape::plain(layout()));
+    let mut changes = Vec::new();
+    for rank in [0, 1, 2] {
+        index.apply(Slot(rank), &stored(None, &[1, 2, 3], &[1, 2, 3, 4, 5, 6]), &mut changes);
+    }
+    index.set_grid(Grid { stride: 2, since: 0 });
+    let mut steps = Vec::new();
+    loop {
+        changes.clear();
+        let done = index.regrid(&mut changes);
+        steps.push((
+            done,
+            changes
+                .iter()
+                .map(|change| (change.slot.0, change.stored))
+                .collect::<Vec<_>>(),
+        ));
+        if done {
+            break;
+        }
+    }
+    let hides = |rank, count| vec![(rank, false); count];
+    assert_eq!(steps, [(false, hides(0, 2)), (false, hides(1, 2)), (true, hides(2, 2))]);
+    assert!(index.is_regridded());
 }
 
 #[test]

@@ -31,6 +31,14 @@ impl Grid {
         stored >= self.since && self.is_on(depth)
     }
 
+    /// What `since` becomes when all generations are made older by so many. It still hides some if it did.
+    pub(super) fn since_before(self, by: u8) -> u8 {
+        match self.since {
+            0 => 0,
+            since => since.saturating_sub(by).max(1),
+        }
+    }
+
     /// Whether blocks at `depth` are shown if they are young enough.
     pub(super) fn is_on(self, depth: u32) -> bool {
         self.stride <= 1 || depth.is_multiple_of(self.stride)

@@ -211,7 +211,7 @@ impl PoolTask {
     pub async fn run(mut self) {
         let mut due: Option<Instant> = None;
         loop {
-            let wanted = if self.draining.is_empty() {
+            let wanted = if self.draining.is_empty() && self.index.is_regridded() {
                 due
             } else {
                 Some(Instant::now())
@@ -229,6 +229,7 @@ impl PoolTask {
             if let Some(&slot) = self.draining.keys().next() {
                 self.drain(slot, MAX_PENDING_CHANGES);
             }
+            self.index.regrid(&mut self.pending);
             // A steady stream of inputs must not put the delta off.
             if self.pending.len() >= MAX_PENDING_CHANGES || due.is_some_and(|due| due <= Instant::now()) {
                 self.flush();
@@ -348,9 +349,7 @@ impl PoolTask {
             return;
         }
         self.publish();
-        if self.keep_bound() {
-            self.publish();
-        }
+        self.keep_bound();
         let (entries, bytes, checksum) = (self.view.len(), self.view.bytes(), self.publisher.checksum());
         self.shown
             .send_modify(|status| (status.entries, status.bytes, status.checksum) = (entries, bytes, checksum));
@@ -413,16 +412,16 @@ impl PoolTask {
         snapshot
     }
 
-    /// Keeps the view within its bound. True if that has made changes.
-    fn keep_bound(&mut self) -> bool {
+    /// Decides what the view shows, so that it stays within its bound.
+    fn keep_bound(&mut self) {
         let (bytes, now) = (self.view.bytes_at_most(), Instant::now());
         let since = self.index.since();
-        if !self.bound.is_due(bytes, since == 0, now) {
-            return false;
+        if !self.index.is_regridded() || !self.bound.is_due(bytes, since == 0, now) {
+            return;
         }
         let by_generation = self.index.reachable_by_generation();
         let Some(since) = self.bound.adjust(bytes, since, &by_generation, now) else {
-            return false;
+            return;
         };
         let hidden = by_generation.iter().take(since.into()).sum();
         self.shown.send_modify(|status| status.hidden = hidden);
@@ -436,8 +435,7 @@ impl PoolTask {
                 "the view is larger than view.max_mib: the oldest blocks are not shown; a view.stride costs less"
             ),
         }
-        self.index.show_since(since, &mut self.pending);
-        true
+        self.index.show_since(since);
     }
 }
 
