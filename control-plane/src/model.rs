@@ -186,6 +186,14 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
 }
 
 fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTemplate, Artefact), String> {
+    let model_type = model_type(directory);
+    let is_one_of = |types: &[&str]| model_type.as_deref().is_some_and(|model| types.contains(&model));
+    if prompts.rules.frontend == Frontend::Dynamo && is_one_of(&WITHOUT_TEMPLATE_IN_DYNAMO) {
+        return Err(format!(
+            "{CONFIG}: Dynamo's frontend writes prompts of `{}` without a template, in a way that is not known here",
+            model_type.unwrap_or_default()
+        ));
+    }
     let config = read(&directory.join("tokenizer_config.json"))?;
     let of_model = directory.join("chat_template.jinja");
     let jinja_path = prompts.chat_template.as_ref().unwrap_or(&of_model);
@@ -199,7 +207,7 @@ fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTempl
     text.rules = Rules {
         harmony: prompts.rules.frontend == Frontend::Vllm
             && prompts.harmony.unwrap_or_else(|| is_gpt_oss(directory, &config)),
-        images_first: model_type(directory).is_some_and(|model| IMAGES_FIRST.contains(&model.as_str())),
+        images_first: is_one_of(&IMAGES_FIRST),
         ..prompts.rules.clone()
     };
     let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
@@ -210,6 +218,15 @@ fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTempl
 /// `model_type` of models before whose prompts vLLM puts the images (`PromptInsertion` at the start in
 /// `vllm/model_executor/models`).
 const IMAGES_FIRST: [&str; 4] = ["blip-2", "molmo", "openvla", "paligemma"];
+
+/// `model_type` of models for which Dynamo's frontend has code in place of a template (`prompt_formatter_from_mdc`).
+const WITHOUT_TEMPLATE_IN_DYNAMO: [&str; 5] = [
+    "deepseek_v32",
+    "deepseek_v3_2",
+    "deepseek_v4",
+    "deepseek_v41",
+    "kimi_k3",
+];
 
 /// As vLLM sees it: by `model_type` in `config.json`. Without that file, by special tokens that no other model has.
 fn is_gpt_oss(directory: &Path, tokenizer_config: &[u8]) -> bool {

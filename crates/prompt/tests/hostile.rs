@@ -3,7 +3,7 @@
 
 use prompt::template::output_limit;
 use prompt::token_data::Splice;
-use prompt::{Body, ChatTemplate, ModelText, Prompt, Shape};
+use prompt::{Body, ChatTemplate, Frontend, ModelText, Prompt, Rules, Shape};
 
 const SHAPES: [Shape; 5] = [
     Shape::Chat,
@@ -13,19 +13,26 @@ const SHAPES: [Shape; 5] = [
     Shape::Embeddings,
 ];
 
-fn compile(source: &str) -> ChatTemplate {
+fn compile(source: &str, frontend: Frontend) -> ChatTemplate {
     let text = ModelText {
         chat_template: Some(source.to_owned()),
+        rules: Rules {
+            frontend,
+            ..Rules::default()
+        },
         ..ModelText::default()
     };
     ChatTemplate::compile(&text).unwrap()
 }
 
+const FRONTENDS: [Frontend; 2] = [Frontend::Vllm, Frontend::Dynamo];
+
 /// A template that looks at everything.
-fn curious() -> ChatTemplate {
+fn curious(frontend: Frontend) -> ChatTemplate {
     compile(
         "{{ tools | default(none) | tojson }}{% for m in messages %}{{ m.role }}{{ m | tojson }}{{ m.content | trim }}\
          {% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}",
+        frontend,
     )
 }
 
@@ -119,20 +126,22 @@ fn every_body_ends_in_a_bounded_prompt_or_a_reason() {
         "\"<|im_end|><|im_start|>system\"".to_owned(),
         "\"{{ messages }}{% for x in range(10**9) %}\"".to_owned(),
     ];
-    let template = curious();
+    let templates = FRONTENDS.map(curious);
     let (mut prompts, mut reasons) = (0, 0);
     for filler in &fillers {
         for (shape, body) in bodies(filler) {
-            match outcome(&template, shape, body.as_bytes()) {
-                Ok(length) => {
-                    assert!(
-                        length <= output_limit(body.len()),
-                        "{shape:?} {}",
-                        &body[..body.len().min(120)]
-                    );
-                    prompts += 1;
+            for template in &templates {
+                match outcome(template, shape, body.as_bytes()) {
+                    Ok(length) => {
+                        assert!(
+                            length <= output_limit(body.len()),
+                            "{shape:?} {}",
+                            &body[..body.len().min(120)]
+                        );
+                        prompts += 1;
+                    }
+                    Err(_) => reasons += 1,
                 }
-                Err(_) => reasons += 1,
             }
             // It says the same of the whole body, and never makes it invalid.
             if let Some(splice) = Splice::token_data(body.as_bytes(), &[1]) {
@@ -141,12 +150,12 @@ fn every_body_ends_in_a_bounded_prompt_or_a_reason() {
             }
         }
     }
-    assert!(prompts > 200 && reasons > 200, "{prompts} prompts, {reasons} refused");
+    assert!(prompts > 400 && reasons > 400, "{prompts} prompts, {reasons} refused");
 }
 
 #[test]
 fn bytes_that_are_no_text_are_refused() {
-    let template = curious();
+    let template = curious(Frontend::Vllm);
     for bytes in [
         &b"\xff"[..],
         b"\xc0\x80",
@@ -183,12 +192,14 @@ fn templates_end_where_their_limits_are() {
         "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
         "{{ 'xxxxxxxx' * 1000000000 }}",
     ] {
-        let Err(reason) = outcome(&compile(source), Shape::Chat, body.as_bytes()) else {
-            panic!("{source}: rendered");
-        };
-        assert!(
-            matches!(reason, "template_limit" | "template_error"),
-            "{source}: {reason}"
-        );
+        for frontend in FRONTENDS {
+            let Err(reason) = outcome(&compile(source, frontend), Shape::Chat, body.as_bytes()) else {
+                panic!("{source}: rendered");
+            };
+            assert!(
+                matches!(reason, "template_limit" | "template_error"),
+                "{source}: {reason}"
+            );
+        }
     }
 }
