@@ -182,7 +182,7 @@ impl ChatTemplate {
         let requested;
         let compiled = match (request.template, &self.tool_use, &self.default) {
             (Some(source), ..) => {
-                requested = self.requested.get(source, &self.now)?;
+                requested = self.requested.get(source, &self.now, work)?;
                 &*requested
             }
             (_, Some(tool_use), _) if request.tools.is_some() => tool_use,
