@@ -261,3 +261,6 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     }
     fs::read(path).map_err(|error| failed(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

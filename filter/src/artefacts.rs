@@ -194,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn models_come_and_go_and_others_stay_loaded() {
+        let (bytes, mut artefacts) = (template(), Artefacts::default());
+        let other = br#"{"chat_template":"other","special_tokens":{}}"#.to_vec();
+        let [id, other_id] = [&bytes, &other].map(|bytes| ArtefactId::of(bytes));
+        assert_eq!(artefacts.take(id, bytes.len() as u64, 0, &bytes), Ok(()));
+        assert_eq!(artefacts.load_template(id), Some(Ok(())));
+        for _ in ["comes", "comes again"] {
+            assert_eq!(artefacts.take(other_id, other.len() as u64, 0, &other), Ok(()));
+            let loaded = [id, other_id].map(|id| artefacts.load_template(id));
+            assert_eq!(loaded, [None, Some(Ok(()))]);
+            artefacts.keep(&BTreeSet::from([id]));
+            assert!(artefacts.template(other_id).is_none());
+            assert!(artefacts.template(id).is_some());
+        }
+    }
+
+    #[test]
     fn an_artefact_that_cannot_be_loaded_is_not_asked_for_again() {
         let mut artefacts = Artefacts::default();
         let id = ArtefactId::of(b"{}");

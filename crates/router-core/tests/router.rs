@@ -319,6 +319,45 @@ fn a_booking_survives_a_fleet_change_and_its_seat_is_not_given_away() {
     assert_eq!(reused.seat(), on_gone.seat());
 }
 
+/// A model that arrives, is routed by load for a while, and goes: another one's requests, blocks and bookings stay as they are.
+#[test]
+fn pools_come_and_go_without_touching_others() {
+    let mut router = synced(&[(0, 2), (1, 10), (2, 5)]);
+    let (mut booking, _) = router.book("qwen", 1, 40, &hashes(0..3)).unwrap();
+    let before = outcome(&router, &hashes(0..12), &[], NOW);
+    assert_eq!(before, (Footing::EXACT, vec![1, 2, 0], 10));
+    let other = |tokenizer| Pool {
+        name: "other".into(),
+        models: vec![ModelName {
+            name: "other".into(),
+            lora: None,
+        }],
+        tokenizer,
+        ..pool(1, 2)
+    };
+    let other_tokenizer = Some(ArtefactId::of(b"other"));
+    for pools in [
+        vec![other(other_tokenizer), pool(1, 3)],
+        vec![other(None), pool(1, 3)],
+        vec![pool(1, 3), other(other_tokenizer)],
+        vec![pool(1, 3)],
+    ] {
+        let has_other = pools.len() > 1;
+        router.set_fleet(Fleet { pools });
+        assert_eq!(outcome(&router, &hashes(0..12), &[], NOW), before);
+        assert_eq!(router.pool_of_model("other").is_some(), has_other);
+        // It has no view yet.
+        assert!(router.exactness("other", NOW).is_err());
+        assert_eq!(router.exactness("qwen", NOW), Ok(Rung::Exact));
+    }
+    let freed = LoadDelta {
+        prefill_tokens: -40,
+        decode_blocks: -3,
+        requests: -1,
+    };
+    assert_eq!(router.free(&mut booking), freed);
+}
+
 #[test]
 fn a_request_served_elsewhere_moves_its_load() {
     let mut router = synced(&[]);
