@@ -1,8 +1,8 @@
 //! From an OpenAI-style request body to the prompt text, and usage out of a response.
 //!
 //! A prompt here must be the prompt the engine makes, to the byte, or every block hash after it is wrong. So this crate
-//! follows vLLM's request model and Hugging Face's template rendering, and where it cannot be exact it refuses with a
-//! reason instead of guessing. In the order of a request:
+//! follows vLLM's request model and Hugging Face's template rendering, or Dynamo's own of both, and where it cannot be exact it
+//! refuses with a reason instead of guessing. In the order of a request:
 //!
 //! - [`json`] reads JSON, borrowing from the body;
 //! - [`body`] picks the fields out of it and names what is wrong;
