@@ -43,9 +43,6 @@ const KEPT_SYMBOLS: usize = 1 << 16;
 const TEXT_BYTE: u64 = 4;
 /// What an added token, or a text between two of them, costs beyond its bytes.
 const SEGMENT: u64 = 50;
-/// What a byte of characters beyond ASCII costs in normalization, and beyond that where it changes the text.
-const NORMALIZED_BYTE: u64 = 12;
-const CHANGED_BYTE: u64 = 25;
 /// What a word costs that is not remembered, beside merging: looking whether it is a token, and remembering it.
 const NEW_WORD: u64 = 160;
 
@@ -126,17 +123,7 @@ impl Flat {
     }
 
     fn normalize<'t>(&self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
-        let normalizers = self.components.get_normalizers();
-        if normalizers.is_empty() || text.is_ascii() {
-            return normalize::normalize(normalizers, text, offset).map_err(failed);
-        }
-        let beyond_ascii = text.bytes().filter(|byte| !byte.is_ascii()).count();
-        work.take(beyond_ascii, NORMALIZED_BYTE)?;
-        let normalized = normalize::normalize(normalizers, text, offset).map_err(failed)?;
-        if matches!(normalized, Cow::Owned(_)) {
-            work.take(beyond_ascii, CHANGED_BYTE)?;
-        }
-        Ok(normalized)
+        normalize::normalize(self.components.get_normalizers(), text, offset, work)
     }
 
     fn encode_text(

@@ -7,8 +7,11 @@
 
 use std::borrow::Cow;
 
-use tk_encode::Result;
 use tk_encode::pipeline::{Normalizer, PipelineNormalizer};
+use work::Work;
+
+use super::failed;
+use crate::EncodeError;
 
 /// First and last of the characters that Unicode 17 treats specially in normalization and Unicode 9 does not.
 const NEWER: &[(u32, u32)] = &[
@@ -95,38 +98,109 @@ fn is_newer(character: char) -> bool {
     NEWER.get(following).is_some_and(|(first, _)| *first <= code)
 }
 
+/// What a byte beyond ASCII costs to be looked at, and to be normalized where that changes something, in nanoseconds (see
+/// [`work`]).
+const LOOKED_AT: u64 = 8;
+const NORMALIZED: u64 = 30;
+
+/// Texts are brought to a Unicode form in pieces of about so many bytes, as most are in that form already: what is not
+/// takes several times as long.
+const PIECE: usize = if cfg!(test) { 5 } else { 256 };
+
 /// `text` after all of `normalizers`. `offset` is its place in the whole text, in bytes.
-pub(crate) fn normalize<'a>(normalizers: &[PipelineNormalizer], text: &'a str, offset: usize) -> Result<Cow<'a, str>> {
+pub(crate) fn normalize<'a>(
+    normalizers: &[PipelineNormalizer],
+    text: &'a str,
+    offset: usize,
+    work: &Work,
+) -> Result<Cow<'a, str>, EncodeError> {
     let mut current = Cow::Borrowed(text);
     for normalizer in normalizers {
         current = match current {
-            Cow::Borrowed(text) => normalize_one(normalizer, text, offset)?,
-            Cow::Owned(text) => Cow::Owned(normalize_one(normalizer, &text, offset)?.into_owned()),
+            Cow::Borrowed(text) => normalize_one(normalizer, text, offset, work)?,
+            Cow::Owned(text) => Cow::Owned(normalize_one(normalizer, &text, offset, work)?.into_owned()),
         };
     }
     Ok(current)
 }
 
-fn normalize_one<'a>(normalizer: &PipelineNormalizer, text: &'a str, offset: usize) -> Result<Cow<'a, str>> {
-    let normalized = normalizer.normalize(text, offset)?;
-    let unicode_form = matches!(
-        normalizer,
+fn normalize_one<'a>(
+    normalizer: &PipelineNormalizer,
+    text: &'a str,
+    offset: usize,
+    work: &Work,
+) -> Result<Cow<'a, str>, EncodeError> {
+    match normalizer {
         PipelineNormalizer::NFC(_)
-            | PipelineNormalizer::NFD(_)
-            | PipelineNormalizer::NFKC(_)
-            | PipelineNormalizer::NFKD(_)
-    );
+        | PipelineNormalizer::NFD(_)
+        | PipelineNormalizer::NFKC(_)
+        | PipelineNormalizer::NFKD(_) => to_unicode_form(normalizer, text, work),
+        _ => {
+            // Of the library's own kinds the slowest costs what a Unicode form does; a replacement is as good as free.
+            if !matches!(normalizer, PipelineNormalizer::Replace(_)) {
+                work.take(beyond_ascii(text), NORMALIZED)?;
+            }
+            normalizer.normalize(text, offset).map_err(failed)
+        }
+    }
+}
+
+fn to_unicode_form<'a>(
+    normalizer: &PipelineNormalizer,
+    text: &'a str,
+    work: &Work,
+) -> Result<Cow<'a, str>, EncodeError> {
+    if text.is_ascii() {
+        return Ok(Cow::Borrowed(text));
+    }
+    work.take(beyond_ascii(text), LOOKED_AT)?;
+    // What stands before `rest`, once something of it has changed.
+    let mut changed: Option<String> = None;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(end_of_piece(rest));
+        let done = text.len().wrapping_sub(rest.len());
+        match (piece_in_form(normalizer, piece, work)?, &mut changed) {
+            (Cow::Borrowed(_), None) => {}
+            (piece, Some(changed)) => changed.push_str(&piece),
+            (Cow::Owned(piece), None) => {
+                let before = text.get(..done).unwrap_or_default();
+                changed = Some([before, &piece].concat());
+            }
+        }
+        rest = after;
+    }
+    Ok(changed.map_or(Cow::Borrowed(text), Cow::Owned))
+}
+
+/// Before a space: it takes part in no composition with what stands before it, and ends what is sorted there.
+fn end_of_piece(text: &str) -> usize {
+    let spaces = text.as_bytes().iter().skip(PIECE);
+    let place = spaces.into_iter().position(|byte| *byte == b' ');
+    place.map_or(text.len(), |place| place.wrapping_add(PIECE))
+}
+
+fn piece_in_form<'a>(normalizer: &PipelineNormalizer, text: &'a str, work: &Work) -> Result<Cow<'a, str>, EncodeError> {
+    let normalized = normalizer.normalize(text, 0).map_err(failed)?;
     // What Unicode 17 leaves alone, Unicode 9 leaves alone.
-    if !unicode_form || matches!(normalized, Cow::Borrowed(_)) || !text.contains(is_newer) {
+    if matches!(normalized, Cow::Borrowed(_)) {
+        return Ok(normalized);
+    }
+    work.take(beyond_ascii(text), NORMALIZED)?;
+    if !text.contains(is_newer) {
         return Ok(normalized);
     }
     let mut pieces = String::with_capacity(text.len());
     for piece in text.split_inclusive(is_newer) {
         let before = piece.trim_end_matches(is_newer);
-        pieces.push_str(&normalizer.normalize(before, offset)?);
+        pieces.push_str(&normalizer.normalize(before, 0).map_err(failed)?);
         pieces.push_str(piece.get(before.len()..).unwrap_or_default());
     }
     Ok(Cow::Owned(pieces))
+}
+
+fn beyond_ascii(text: &str) -> usize {
+    text.bytes().filter(|byte| !byte.is_ascii()).count()
 }
 
 #[cfg(test)]
@@ -173,13 +247,13 @@ mod tests {
     fn forms_are_those_of_the_older_tables() {
         let mut characters: Vec<char> = characters().filter(|character| is_newer(*character)).collect();
         characters.extend(
-            "aeoA\u{301}\u{327}\u{323}\u{307}\u{308}\u{345}가ᄀ\u{1161}\u{11a8}ﬁé\u{3099}か\u{93c}क"
+            "aeoA  \u{301}\u{327}\u{323}\u{307}\u{308}\u{345}가ᄀ\u{1161}\u{11a8}ﬁé\u{3099}か\u{93c}क"
                 .repeat(20)
                 .chars(),
         );
         let mut state = 5_u64;
         for _ in 0..20_000 {
-            let text: String = (0..12)
+            let text: String = (0..24)
                 .map(|_| {
                     state = state
                         .wrapping_mul(0x5851_f42d_4c95_7f2d)
@@ -187,7 +261,10 @@ mod tests {
                     characters[(state >> 33) as usize % characters.len()]
                 })
                 .collect();
-            let ours = |normalizer| normalize(&[normalizer], &text, 0).unwrap().into_owned();
+            let ours = |normalizer| {
+                let normalized = normalize(&[normalizer], &text, 0, &Work::unbounded());
+                normalized.unwrap().into_owned()
+            };
             let only = |pairs: &mut dyn Iterator<Item = (char, isize)>| {
                 pairs.map(|(character, _)| character).collect::<String>()
             };
