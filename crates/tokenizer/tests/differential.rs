@@ -115,6 +115,35 @@ fn with_parts_of_t5() -> String {
     json.to_string()
 }
 
+/// As in Gemma 1 and 2, where the tab is a token and its byte is not.
+#[test]
+fn a_byte_that_is_never_fallen_back_to_may_be_missing() {
+    let bytes = (0..=0xff_u8)
+        .filter(|&byte| byte != b'\t')
+        .map(|byte| format!("<0x{byte:02X}>"));
+    let others = ["<unk>", "a", "b", "\t", "▁", "ab", "\t\t", "▁a"].map(str::to_owned);
+    let vocab: serde_json::Map<_, _> = others
+        .into_iter()
+        .chain(bytes)
+        .zip(0..)
+        .map(|(token, id)| (token, json!(id)))
+        .collect();
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null, "post_processor": null,
+        "decoder": null, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                  "vocab": vocab, "merges": [["a", "b"], ["\t", "\t"], ["▁", "a"]]}});
+    let theirs: tokenizers::Tokenizer = json.to_string().parse().unwrap();
+    let ours = load(&json.to_string());
+    assert_eq!(ours.form(), Form::Flat);
+    for text in ["\t", "a\tb", " ab\t\t\t", "é\n\t<0x09>", "\u{1}\t\u{7f}", ""] {
+        let mut ids = Vec::new();
+        encode(&ours, text, false, &mut ids).unwrap();
+        assert_eq!(ids, theirs.encode_fast(text, false).unwrap().get_ids(), "{text:?}");
+    }
+}
+
 /// Whatever work it takes.
 fn encode(ours: &Tokenizer, document: &str, add_special_tokens: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
     let Some(cutter) = ours.cutter() else {
