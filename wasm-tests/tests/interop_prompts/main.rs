@@ -31,7 +31,7 @@ async fn our_prompts_are_those_of_dynamos_frontend() -> Result<()> {
     let models = models(&dir)?;
     let record = dir.join("record.jsonl");
     fs::write(&record, "")?;
-    let _worker = dynamo.recording_worker(&record, &models)?;
+    let worker = dynamo.recording_worker(&record, &models)?;
     let frontend = dynamo.frontend("frontend", "round-robin")?;
     let names: Vec<_> = models.iter().map(|model| model.name).collect();
     frontend.serves_all(&names).await?;
@@ -72,6 +72,9 @@ async fn our_prompts_are_those_of_dynamos_frontend() -> Result<()> {
             "{path}: {equal} compared, {refused} refused by Dynamo"
         );
     }
+    // Copies of the models; without a failure nobody looks at them.
+    drop((worker, frontend));
+    fs::remove_dir_all(&dir)?;
     Ok(())
 }
 
