@@ -51,6 +51,7 @@ ids_equal_those_of_the_other_implementations! {
     deepseek_v3: Form::Flat, model("deepseek_v3");
     gemma3: Form::Flat, model("gemma3");
     gptoss: Form::Flat, model("gptoss");
+    llama2: Form::Flat, model("llama2");
     llama3_1: Form::Flat, model("llama3_1");
     characters: Form::Flat, model("afaanoromo_bpe");
     word_piece: Form::Json, model("afaanoromo_wordpiece");
