@@ -14,8 +14,8 @@ use router_core::hash::BlockLayout;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::metrics::Metrics;
@@ -154,11 +154,11 @@ impl App {
             stopped.clone(),
         );
         let server = SyncServer::new(service).max_decoding_message_size(proto::MAX_MESSAGE_BYTES);
-        let incoming = TcpListenerStream::new(sync_listener);
+        // Else what is small waits for the filter's acknowledgement of what came before, up to 40 ms.
+        let incoming = TcpIncoming::from(sync_listener).with_nodelay(Some(true));
         let stop_sync = wait_for_stop(stopped.clone());
         servers.spawn(async move {
             let server = Server::builder()
-                .tcp_nodelay(true)
                 .http2_keepalive_interval(Some(PING_INTERVAL))
                 .http2_keepalive_timeout(Some(PING_INTERVAL))
                 .add_service(server);

@@ -156,6 +156,9 @@ impl Relay {
 
 async fn pass(mut from: TcpStream, to: String, mut whole: watch::Receiver<bool>) -> Result<()> {
     let mut to = TcpStream::connect(to).await?;
+    // Or its small frames wait for the other side's acknowledgements, which neither end's own connections do.
+    from.set_nodelay(true)?;
+    to.set_nodelay(true)?;
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
         _ = whole.wait_for(|whole| !*whole) => {}
