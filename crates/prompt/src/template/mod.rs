@@ -36,7 +36,7 @@ use requested::Requested;
 /// What a unit of minijinja's fuel costs, in nanoseconds (see [`work`]): an instruction costs one, and so do 64 bytes of
 /// data, so it bounds memory too. The templates of Qwen3, DeepSeek V3 and Gemma 3 spend 0.06 for each byte of a body of long
 /// messages and 57 for each message.
-const FUEL: u64 = 24;
+const FUEL: u64 = 32;
 /// What minijinja can count.
 const MOST_FUEL: u64 = i64::MAX as u64 / 64;
 

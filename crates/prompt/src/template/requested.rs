@@ -12,7 +12,7 @@ use crate::rules::Frontend;
 /// Longest source in bytes; the longest template of a known model has 30 kB.
 const MAX_SOURCE_BYTES: usize = 128 << 10;
 /// What compiling a byte of it costs, in nanoseconds (see [`work`]).
-const SOURCE_BYTE: u64 = 200;
+const SOURCE_BYTE: u64 = 250;
 /// How many are kept. A compiled template takes some ten times its source.
 const KEPT: usize = 8;
 

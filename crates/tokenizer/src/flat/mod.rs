@@ -40,11 +40,13 @@ const KEPT_SYMBOLS: usize = 1 << 16;
 
 /// What a byte of a text costs that is known word by word: looking for added tokens, cutting into words, remembering. (In this
 /// and other costs: nanoseconds, see [`work`].)
-const TEXT_BYTE: u64 = 4;
+const TEXT_BYTE: u64 = 5;
+/// What it costs beyond that where the model has no pre-tokenizer.
+const UNCUT_BYTE: u64 = 6;
 /// What an added token, or a text between two of them, costs beyond its bytes.
-const SEGMENT: u64 = 50;
+const SEGMENT: u64 = 60;
 /// What a word costs that is not remembered, beside merging: looking whether it is a token, and remembering it.
-const NEW_WORD: u64 = 160;
+const NEW_WORD: u64 = 210;
 
 /// A loaded flat artefact.
 pub(crate) struct Flat {
@@ -179,7 +181,10 @@ impl Flat {
             )
             .map_err(failed)?;
         let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
-        neighbours.cut(text, &mut scratch.words, &mut scratch.spare_words);
+        if neighbours.are_known() {
+            work.take(text.len(), UNCUT_BYTE)?;
+            neighbours.cut(text, &mut scratch.words, &mut scratch.spare_words);
+        }
         scratch.encode_words(&self.tables(), text, work, ids)
     }
 

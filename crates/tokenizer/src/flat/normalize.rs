@@ -100,7 +100,7 @@ fn is_newer(character: char) -> bool {
 
 /// What a byte beyond ASCII costs to be looked at, and to be normalized where that changes something, in nanoseconds (see
 /// [`work`]).
-const LOOKED_AT: u64 = 8;
+const LOOKED_AT: u64 = 5;
 const NORMALIZED: u64 = 30;
 
 /// Texts are brought to a Unicode form in pieces of about so many bytes, as most are in that form already: what is not
