@@ -82,7 +82,7 @@ impl Shape {
 /// What reading a body costs for each of its bytes, in nanoseconds (see [`work`]).
 const BODY_BYTE: u64 = 2;
 /// What a value in it costs beyond its bytes, until a template has it.
-pub(crate) const NODE: u64 = 110;
+pub(crate) const NODE: u64 = 150;
 
 /// A request body, read once. Borrows from the bytes; holds only the fields that bear on routing.
 #[derive(Debug)]

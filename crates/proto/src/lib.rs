@@ -25,7 +25,7 @@ pub const METHOD: &str = "Connect";
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 /// Block hashes per message. A VM takes less than 2 ms for so many, in which its thread serves no request
 /// (`docs/benchmarks.md`, "From events to views").
-pub const MAX_HASHES_PER_MESSAGE: usize = 4_000;
+pub const MAX_HASHES_PER_MESSAGE: usize = 2_500;
 
 /// A message that says something impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

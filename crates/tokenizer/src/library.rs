@@ -6,7 +6,7 @@ use work::Work;
 use crate::EncodeError;
 
 /// What a byte of a text costs, in nanoseconds (see [`work`]).
-const BYTE: u64 = 45;
+const BYTE: u64 = 60;
 /// What each token costs beyond that which a place in a run of one character may start: all tokens of nothing but that
 /// character are looked at there.
 const TOKEN_IN_RUN: u64 = 15;

@@ -25,7 +25,7 @@ const MAX_WINDOW: usize = 4096;
 const UNSETTLED: usize = 2;
 
 /// What it costs to look up how two symbols merge.
-const LOOK: u64 = 16;
+const LOOK: u64 = 18;
 /// Symbols that are looked at in the time of a look.
 const SYMBOLS_PER_LOOK: usize = 32;
 
