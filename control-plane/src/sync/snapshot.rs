@@ -12,8 +12,8 @@ use router_core::replica::{Position, Run, Update};
 
 use super::codec::Encoded;
 
-/// Block hashes in a part. A VM takes some 0.6 ms for so many.
-pub const PART_HASHES: usize = 1_400;
+/// Block hashes in a part. A VM takes some 0.7 ms for so many.
+pub const PART_HASHES: usize = 1_600;
 /// The last depth of every band but the deepest. Bands follow each other; within one, blocks stand in any order.
 const BAND_ENDS: [u32; BANDS - 1] = [64, 512, 4_096];
 const BANDS: usize = 4;
