@@ -1,4 +1,4 @@
-//! `tokenizer.json` to an artefact to ids: whatever can be built gives the library's ids.
+//! `tokenizer.json` to an artefact to ids: whatever can be built gives the library's ids, if the library loads it too.
 
 #![no_main]
 
@@ -18,7 +18,10 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))),
         return;
     };
     let built = Tokenizer::load(artefact.bytes).expect("it was built");
-    let library = Tokenizer::from_json(canonical.as_bytes()).expect("it was built from it");
+    // The library wants a token for every byte; `build` adds those that are never needed.
+    let Ok(library) = Tokenizer::from_json(canonical.as_bytes()) else {
+        return;
+    };
     for text in ["abc  abcab \u{e9}<|end|>word", "\u{65e5}\u{672c} e\u{301}x", ""] {
         let ids = [&built, &library].map(|tokenizer| {
             let mut ids = Vec::new();
