@@ -15,7 +15,7 @@ use router_core::view::PrefixView;
 fn replica(epoch: u64) -> Replica {
     let mut replica = Replica::default();
     let position = Publisher::new(epoch).position();
-    replica.apply(Update::Begin(position)).unwrap();
+    replica.apply(Update::Begin { position, blocks: 0 }).unwrap();
     replica.apply(Update::End { checksum: 0 }).unwrap();
     replica
 }
@@ -99,7 +99,7 @@ fn large_batches_are_cut_into_messages_that_fit() {
             pool: "a pool with a name".to_owned(),
             update: Update::Delta(delta.clone()),
         };
-        assert!(Encoded::new(update.to_message(0)).size() <= proto::MAX_MESSAGE_BYTES);
+        assert!(Encoded::new(update.to_message()).size() <= proto::MAX_MESSAGE_BYTES);
         replica.apply(Update::Delta(delta)).unwrap();
     }
     assert!(

@@ -142,7 +142,7 @@ fn update(state: &mut State, pool: Option<String>, update: Result<PoolUpdate, Ba
     let reason = match update {
         Ok(PoolUpdate { pool, update }) => {
             let completes = matches!(update, Update::End { .. });
-            if matches!(update, Update::Begin(_)) {
+            if matches!(update, Update::Begin { .. }) {
                 state.link.snapshot_begins(&pool);
             }
             let before = room_of(state, &pool);

@@ -254,7 +254,10 @@ mod tests {
         assert_eq!(link.ack("p", &replica), None);
         for version in [2, 3] {
             replica
-                .apply(Update::Begin(Position { epoch: 1, version }))
+                .apply(Update::Begin {
+                    position: Position { epoch: 1, version },
+                    blocks: 0,
+                })
                 .expect("begins");
             replica.apply(Update::End { checksum: 0 }).expect("ends");
             assert!(link.ack("p", &replica).is_some());

@@ -373,7 +373,7 @@ impl PoolTask {
                 update: Update::Delta(delta),
             };
             self.metrics.deltas.inc();
-            self.log.push(Encoded::new(update.to_message(0)), self.holdings * 8);
+            self.log.push(Encoded::new(update.to_message()), self.holdings * 8);
         }
         self.pending.clear();
         self.pending.shrink_to(MAX_PENDING_CHANGES);
@@ -407,7 +407,8 @@ impl PoolTask {
             }
         }
         let (position, checksum) = (self.publisher.position(), self.publisher.checksum());
-        let snapshot = Arc::new(Snapshot::new(&self.name, position, checksum, self.index.holdings()));
+        let (blocks, holdings) = (self.view.len(), self.index.holdings());
+        let snapshot = Arc::new(Snapshot::new(&self.name, position, blocks, checksum, holdings));
         self.snapshot = Arc::downgrade(&snapshot);
         snapshot
     }

@@ -20,7 +20,7 @@ use rmpv::Value;
 use router_core::Slot;
 use router_core::fleet::{ArtefactId, Fleet};
 use router_core::hash::{BlockLayout, HashSeed, SequenceHash, local_hashes, sequence_hashes};
-use router_core::replica::Replica;
+use router_core::replica::{Replica, Update};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -316,6 +316,8 @@ pub(crate) struct Filter {
     /// Kinds of messages but heartbeats, in order, runs of the same kind as one.
     pub(crate) seen: Vec<&'static str>,
     pub(crate) heartbeats: u32,
+    /// Different blocks that the snapshot under way is said to have.
+    told: u64,
     stream: Option<(mpsc::Sender<v1::FromFilter>, Streaming<v1::ToFilter>)>,
 }
 
@@ -435,7 +437,10 @@ impl Filter {
                 content.extend_from_slice(&chunk.data);
                 "artefact"
             }
-            Message::SnapshotBegin(begin) => self.apply(begin.try_into().unwrap(), "snapshot"),
+            Message::SnapshotBegin(begin) => {
+                self.told = begin.blocks;
+                self.apply(begin.try_into().unwrap(), "snapshot")
+            }
             Message::SnapshotPart(part) => self.apply(part.try_into().unwrap(), "snapshot"),
             Message::SnapshotEnd(end) => self.apply(end.into(), "snapshot"),
             Message::Delta(delta) => self.apply(delta.try_into().unwrap(), "delta"),
@@ -455,7 +460,15 @@ impl Filter {
             self.fleet.pools.iter().any(|known| known.name == pool),
             "the fleet comes before its views"
         );
-        self.replicas.entry(pool).or_default().apply(update).unwrap();
+        let is_whole = matches!(update, Update::End { .. });
+        let replica = self.replicas.entry(pool).or_default();
+        replica.apply(update).unwrap();
+        assert!(
+            !is_whole || replica.view().len() as u64 == self.told,
+            "a snapshot of {} blocks said that it had {}",
+            replica.view().len(),
+            self.told
+        );
         kind
     }
 }

@@ -15,14 +15,14 @@ pub struct PoolUpdate {
 }
 
 impl PoolUpdate {
-    /// Wraps the update for the stream. `holdings` is told with [`Update::Begin`] only.
-    pub fn to_message(&self, holdings: u64) -> v1::to_filter::Message {
+    /// Wraps the update for the stream.
+    pub fn to_message(&self) -> v1::to_filter::Message {
         use v1::to_filter::Message;
         let pool = || self.pool.clone();
         match &self.update {
-            Update::Begin(position) => Message::SnapshotBegin(v1::SnapshotBegin {
+            Update::Begin { position, blocks } => Message::SnapshotBegin(v1::SnapshotBegin {
                 position: Some(position_to_wire(pool(), *position)),
-                holdings,
+                blocks: *blocks,
             }),
             Update::Part(run) => Message::SnapshotPart(v1::SnapshotPart {
                 pool: pool(),
@@ -49,7 +49,10 @@ impl TryFrom<v1::SnapshotBegin> for PoolUpdate {
         let (pool, position) = position_from_wire("snapshot_begin.position", begin.position)?;
         Ok(Self {
             pool,
-            update: Update::Begin(position),
+            update: Update::Begin {
+                position,
+                blocks: begin.blocks,
+            },
         })
     }
 }

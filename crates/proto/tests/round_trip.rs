@@ -115,7 +115,7 @@ fn update() -> impl Strategy<Value = Update> {
         })
     });
     prop_oneof![
-        position.prop_map(Update::Begin),
+        (position, any::<u64>()).prop_map(|(position, blocks)| Update::Begin { position, blocks }),
         run().prop_map(Update::Part),
         any::<u64>().prop_map(|checksum| Update::End { checksum }),
         delta
@@ -137,7 +137,7 @@ proptest! {
     #[test]
     fn updates_survive(update in update()) {
         let update = PoolUpdate { pool: "p".into(), update };
-        let bytes = v1::ToFilter { message: Some(update.to_message(3)) }.encode_to_vec();
+        let bytes = v1::ToFilter { message: Some(update.to_message()) }.encode_to_vec();
         prop_assert_eq!(back(&bytes), Ok(update));
     }
 }
@@ -153,7 +153,7 @@ fn the_largest_part_stays_within_a_message() {
         update: Update::Part(run),
     };
     let size = v1::ToFilter {
-        message: Some(update.to_message(0)),
+        message: Some(update.to_message()),
     }
     .encoded_len();
     assert!(size <= MAX_MESSAGE_BYTES, "{size}");

@@ -16,7 +16,12 @@ use alloc::vec::Vec;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// A snapshot starts; an unfinished one is dropped.
-    Begin(Position),
+    Begin {
+        /// Its version.
+        position: Position,
+        /// Different blocks in it, so that tables need not grow while it comes; 0 if that is not known.
+        blocks: u64,
+    },
     /// Part of the snapshot.
     Part(Run),
     /// The snapshot is complete and has this [`PrefixView::checksum`].
@@ -181,8 +186,10 @@ impl Replica {
     pub fn apply_within(&mut self, limit: usize, update: Update) -> Result<(), OutOfStep> {
         self.remains.free_some();
         let applied = match update {
-            Update::Begin(position) => {
-                let unfinished = self.staged.replace((position, Bounded::default()));
+            Update::Begin { position, blocks } => {
+                let mut empty = Bounded::default();
+                empty.view.expect(usize::try_from(blocks).unwrap_or(usize::MAX));
+                let unfinished = self.staged.replace((position, empty));
                 self.retire(unfinished.map(|(_, staged)| staged));
                 Ok(())
             }
@@ -210,7 +217,8 @@ impl Replica {
     }
 
     fn swap(&mut self, checksum: u64) -> Result<(), OutOfStep> {
-        let (position, staged) = self.staged.take().ok_or(OutOfStep::NoSnapshot)?;
+        let (position, mut staged) = self.staged.take().ok_or(OutOfStep::NoSnapshot)?;
+        staged.view.expect(0);
         if staged.checksum() != checksum {
             self.retire(Some(staged));
             return Err(OutOfStep::Checksum);

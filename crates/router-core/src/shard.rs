@@ -8,6 +8,9 @@ use crate::pairs::Pairs;
 const FULLEST: usize = 90;
 /// by an eighth, after which it is 80 % full: 17.8 to 20 bytes an entry.
 const GROWTH: (usize, usize) = (9, 8);
+/// One that is told what to expect starts with room for that, as full, in percent: few shards get so much more than
+/// others that they grow after all.
+const EXPECTED_FULL: usize = 85;
 /// It shrinks to 80 % when it is emptier than this, in percent: 23 bytes an entry.
 const EMPTIEST: usize = 70;
 /// Capacity of a shard's first table; one in four adds 0, 1, 2 or 3 to it, so that they do not grow all at once and the
@@ -26,6 +29,8 @@ pub(crate) struct Shard {
     pairs: Pairs,
     used: usize,
     first_capacity: usize,
+    /// Capacity for what is to come; 0: nothing is known of it.
+    expected_capacity: usize,
 }
 
 const FREE: u64 = 0;
@@ -41,6 +46,7 @@ impl Shard {
             pairs: Pairs::default(),
             used: 0,
             first_capacity: FIRST_CAPACITY.saturating_add(number & 3),
+            expected_capacity: 0,
         }
     }
 
@@ -60,18 +66,37 @@ impl Shard {
         }
     }
 
-    /// How many more bytes the table will take for one more entry.
-    pub(crate) fn growth(&self) -> usize {
-        self.grown_capacity()
-            .saturating_sub(self.pairs.len())
-            .saturating_mul(PLACE)
+    /// So many entries are to come in all; 0: that is not known.
+    pub(crate) fn expect(&mut self, entries: usize) {
+        self.expected_capacity = entries.saturating_mul(100).div_ceil(EXPECTED_FULL);
     }
 
-    /// Adds a block that is not there; `place`: where [`Shard::find`] said that it would stand.
-    pub(crate) fn add(&mut self, place: usize, hash: SequenceHash, holders: Holders) {
+    /// The capacity that one more entry takes, of which no less will do. `room`: the bytes that the table may grow by if it
+    /// is to have more.
+    pub(crate) fn capacity_for_one_more(&self, room: usize) -> usize {
+        let used = self.used.saturating_add(1);
+        if used.saturating_mul(100) <= self.pairs.len().saturating_mul(FULLEST) {
+            return self.pairs.len();
+        }
+        let (numerator, denominator) = GROWTH;
+        let grown = self.pairs.len().saturating_mul(numerator).div_ceil(denominator);
+        let least = grown.max(self.first_capacity);
+        match self.growth_to(self.expected_capacity) <= room {
+            true => least.max(self.expected_capacity),
+            false => least,
+        }
+    }
+
+    /// How many more bytes the table takes with this capacity.
+    pub(crate) fn growth_to(&self, capacity: usize) -> usize {
+        capacity.saturating_sub(self.pairs.len()).saturating_mul(PLACE)
+    }
+
+    /// Adds a block that is not there. `place`: where [`Shard::find`] said that it would stand; `capacity`: what
+    /// [`Shard::capacity_for_one_more`] said.
+    pub(crate) fn add(&mut self, place: usize, capacity: usize, hash: SequenceHash, holders: Holders) {
         let (tag, word) = encode(holders);
         let pair = (hash.0 & HASH_MASK | tag << TAG_SHIFT, word);
-        let capacity = self.grown_capacity();
         if capacity > self.pairs.len() {
             self.resize(capacity);
             self.put(pair);
@@ -119,16 +144,6 @@ impl Shard {
             let fitting = self.used.saturating_mul(5).div_ceil(4);
             self.resize(fitting.max(self.first_capacity));
         }
-    }
-
-    fn grown_capacity(&self) -> usize {
-        let used = self.used.saturating_add(1);
-        if used.saturating_mul(100) <= self.pairs.len().saturating_mul(FULLEST) {
-            return self.pairs.len();
-        }
-        let (numerator, denominator) = GROWTH;
-        let grown = self.pairs.len().saturating_mul(numerator).div_ceil(denominator);
-        grown.max(self.first_capacity)
     }
 
     fn put(&mut self, pair: (u64, u64)) {

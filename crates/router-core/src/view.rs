@@ -99,6 +99,13 @@ impl PrefixView {
         }
     }
 
+    /// So many blocks are to come in all: from now on tables have room for their share at once, where that is within the
+    /// limit of an insertion. 0: they grow as they fill.
+    pub fn expect(&mut self, blocks: usize) {
+        let share = blocks.div_ceil(SHARDS);
+        self.shards.iter_mut().for_each(|shard| shard.expect(share));
+    }
+
     /// Says that `slot` holds `hash`. False if it was known.
     pub fn insert(&mut self, slot: Slot, hash: SequenceHash) -> bool {
         self.insert_within(usize::MAX, slot, hash) == Stored::New
@@ -122,14 +129,15 @@ impl PrefixView {
                 shard.replace(place, more);
             }
             Err(place) => {
-                let growth = shard.growth();
+                let capacity = shard.capacity_for_one_more(room);
+                let growth = shard.growth_to(capacity);
                 if growth > room {
                     return Stored::Refused;
                 }
                 let Some(holders) = self.sets.toggled(Holders::NONE, slot, room.saturating_sub(growth)) else {
                     return Stored::Refused;
                 };
-                shard.add(place, hash, holders);
+                shard.add(place, capacity, hash, holders);
                 self.table_bytes = self.table_bytes.saturating_add(growth);
                 self.entries = self.entries.saturating_add(1);
             }

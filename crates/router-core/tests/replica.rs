@@ -24,13 +24,19 @@ fn runs(holdings: impl Iterator<Item = (u16, u64)>) -> Vec<Run> {
     holdings.map(run).collect()
 }
 
-fn snapshot(version: u64, held: &BTreeSet<(u16, u64)>) -> Vec<Update> {
+/// `blocks`: what it says that it has.
+fn snapshot_of(version: u64, held: &BTreeSet<(u16, u64)>, blocks: u64) -> Vec<Update> {
     let parts = runs(held.iter().copied()).into_iter().map(Update::Part);
-    let begin = Update::Begin(Position { epoch: 1, version });
+    let position = Position { epoch: 1, version };
+    let begin = Update::Begin { position, blocks };
     let end = Update::End {
         checksum: checksum(held),
     };
     [begin].into_iter().chain(parts).chain([end]).collect()
+}
+
+fn snapshot(version: u64, held: &BTreeSet<(u16, u64)>) -> Vec<Update> {
+    snapshot_of(version, held, 0)
 }
 
 proptest! {
@@ -41,11 +47,15 @@ proptest! {
         batches in prop::collection::vec(prop::collection::btree_set((0_u16..70, 0_u64..3_000), 0..800), 0..8),
         // An empty view's tables fit, all blocks do not.
         limit in 0_usize..400_000,
+        // True, or whatever a message may say.
+        told in prop_oneof![Just(None), (0_u64..30_000).prop_map(Some), any::<u64>().prop_map(Some)],
     ) {
         let mut held = first;
         let mut replica = Replica::default();
-        for update in snapshot(0, &held) {
+        let blocks = held.iter().map(|(_, n)| n).collect::<BTreeSet<_>>().len() as u64;
+        for update in snapshot_of(0, &held, told.unwrap_or(blocks)) {
             prop_assert_eq!(replica.apply_within(limit, update), Ok(()));
+            prop_assert!(replica.bytes() <= limit);
         }
         for (version, toggled) in batches.into_iter().enumerate() {
             let (removed, stored): (BTreeSet<_>, _) = toggled.into_iter().partition(|one| held.contains(one));

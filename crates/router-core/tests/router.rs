@@ -59,12 +59,17 @@ fn hashes(range: std::ops::Range<u64>) -> Vec<SequenceHash> {
         .collect()
 }
 
+fn begin(epoch: u64, version: u64) -> Update {
+    Update::Begin {
+        position: Position { epoch, version },
+        blocks: 0,
+    }
+}
+
 /// Feeds a snapshot in which each (slot, depth) holds that many leading blocks of `hashes(0..)`.
 fn snapshot(router: &mut Router, epoch: u64, holdings: &[(u16, u64)]) {
     let mut checksum = 0_u64;
-    router
-        .apply("qwen", Update::Begin(Position { epoch, version: 1 }))
-        .unwrap();
+    router.apply("qwen", begin(epoch, 1)).unwrap();
     for &(slot, depth) in holdings {
         let run = Run {
             slot: Slot(slot),
@@ -441,9 +446,7 @@ fn deltas_move_the_view_and_a_gap_asks_for_a_snapshot() {
 #[test]
 fn a_snapshot_that_does_not_add_up_is_not_swapped_in() {
     let mut router = synced(&[(0, 2)]);
-    router
-        .apply("qwen", Update::Begin(Position { epoch: 1, version: 9 }))
-        .unwrap();
+    router.apply("qwen", begin(1, 9)).unwrap();
     assert_eq!(
         router.apply("qwen", Update::End { checksum: 77 }),
         Err(OutOfStep::Checksum)

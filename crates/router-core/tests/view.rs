@@ -214,6 +214,40 @@ fn memory_stays_within_the_budget_and_is_given_back() {
 }
 
 #[test]
+fn what_is_expected_has_room_at_once() {
+    let hash = |n: u64| SequenceHash((n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let filled = |expected: usize, limit: usize| {
+        let mut view = PrefixView::new();
+        view.expect(expected);
+        let mut sizes = Vec::new();
+        for n in 0..100_000 {
+            view.insert_within(limit, Slot(1), hash(n));
+            sizes.push(view.bytes());
+        }
+        sizes.dedup();
+        (view, sizes.len())
+    };
+    let (told, sizes) = filled(100_000, usize::MAX);
+    // Each shard has its table, and hardly any gets so much more than its share that it needs another.
+    assert!((256..300).contains(&sizes), "{sizes}");
+    assert!(told.bytes() <= 20 * 100_000, "{}", told.bytes());
+    // Where there is no room for what is said to come, it is as if nothing were said.
+    for limit in [1 << 20, 3 << 20] {
+        let (told, _) = filled(usize::MAX, limit);
+        let (untold, _) = filled(0, limit);
+        assert_eq!((told.len(), told.bytes()), (untold.len(), untold.bytes()));
+    }
+    // Nor does it keep memory from being given back.
+    let (mut told, _) = filled(100_000, usize::MAX);
+    told.expect(0);
+    for n in 0..100_000 {
+        told.remove(Slot(1), hash(n));
+    }
+    assert!(told.bytes() <= 256 * 27 * 16, "{}", told.bytes());
+    assert!(told.insert(Slot(1), hash(0)) && told.bytes() <= 256 * 27 * 16);
+}
+
+#[test]
 fn a_hash_of_zero_is_a_block_like_any_other() {
     let mut view = PrefixView::new();
     assert!(view.insert(Slot(3), SequenceHash(0)));

@@ -42,7 +42,8 @@ fn router(pools: Vec<Pool>) -> Router {
     router.set_fleet(Fleet { pools });
     for name in names {
         let position = Position { epoch: 1, version: 0 };
-        router.apply(&name, Update::Begin(position)).expect("begins");
+        let begin = Update::Begin { position, blocks: 0 };
+        router.apply(&name, begin).expect("begins");
         router.apply(&name, Update::End { checksum: 0 }).expect("ends");
     }
     router

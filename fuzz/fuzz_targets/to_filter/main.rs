@@ -64,7 +64,7 @@ fn check_recovery(state: &mut State) {
         to_filter::Message::Fleet(v1::Fleet { pools: vec![pool] }),
         to_filter::Message::SnapshotBegin(v1::SnapshotBegin {
             position: Some(proto::view::position_to_wire(POOL.to_owned(), position)),
-            holdings: 3,
+            blocks: 3,
         }),
         to_filter::Message::SnapshotPart(v1::SnapshotPart {
             pool: POOL.to_owned(),

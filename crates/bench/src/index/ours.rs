@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use control_plane::events::{Content, EngineHash, Event, Stored, Tier};
 use control_plane::index::{Change, Index, Shape};
 use control_plane::sync::publisher::Publisher;
+use control_plane::sync::snapshot::Snapshot;
 use kv_trace::BLOCK_SIZE;
 use router_core::Slot;
 use router_core::hash::BlockLayout;
@@ -46,6 +47,12 @@ impl Ours {
         let deltas = self.publisher.publish(&self.pending);
         self.pending.clear();
         deltas
+    }
+
+    /// What a filter gets that has nothing yet; `blocks`: how many different ones are in it.
+    pub(crate) fn snapshot(&self, pool: &str, blocks: usize) -> Snapshot {
+        let (position, checksum) = (self.publisher.position(), self.publisher.checksum());
+        Snapshot::new(pool, position, blocks, checksum, self.index.holdings())
     }
 }
 

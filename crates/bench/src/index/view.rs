@@ -1,7 +1,7 @@
 //! The filter's view in Envoy's V8: memory, decisions, deltas.
 //!
 //! A VM gets a fleet and the deltas that the control plane makes of the trace, as the messages that filters get, and then
-//! decides on prompts of the same trace, long ones cut to so many blocks.
+//! decides on prompts of the same trace, long ones cut to so many blocks. Another one gets a snapshot of the view.
 
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub(crate) async fn run(requests: &[Request], quick: bool) -> Result<Value> {
         "message_p50_ms": filled.messages.ms(50).map(|ms| rounded(ms, 3)),
         "message_p99_ms": filled.messages.ms(99).map(|ms| rounded(ms, 3)),
         "workers1000_message_p50_ms": crowded.messages.ms(50).map(|ms| rounded(ms, 3)),
+        "part_p50_ms": filled.parts.ms(50).map(|ms| rounded(ms, 3)),
+        "part_p99_ms": filled.parts.ms(99).map(|ms| rounded(ms, 3)),
     }))
 }
 
@@ -75,17 +77,17 @@ struct Filled {
     changes: usize,
     time: Duration,
     messages: Sorted,
+    /// How long each part of a snapshot took, in a VM of its own.
+    parts: Sorted,
 }
 
 async fn fill(requests: &[Request], load: Load) -> Result<Filled> {
-    let vm = Vm::start().await?;
-    vm.run("apply", encode(v1::to_filter::Message::Fleet(fleet(load.workers))))
-        .await?;
+    let vm = with_fleet(load.workers).await?;
     let position = Position {
         epoch: EPOCH,
         version: 0,
     };
-    vm.run("apply", update(Update::Begin(position))).await?;
+    vm.run("apply", update(Update::Begin { position, blocks: 0 })).await?;
     let empty = vm.run("apply", update(Update::End { checksum: 0 })).await?;
     let mut ours = Ours::new()?;
     let (mut last, mut changes, mut times) = (empty, 0, Vec::new());
@@ -100,7 +102,18 @@ async fn fill(requests: &[Request], load: Load) -> Result<Filled> {
             times.push(last.time());
         }
     }
+    // What is pending would be in the snapshot, but not in its checksum.
+    for delta in ours.publish() {
+        last = vm.run("apply", update(Update::Delta(delta))).await?;
+    }
     ensure!(last.entries > 0, "the view is empty");
+    let fresh = with_fleet(load.workers).await?;
+    let (mut parts, mut restored) = (Vec::new(), empty);
+    for message in ours.snapshot(POOL, usize::try_from(last.entries)?).messages.iter() {
+        restored = fresh.run("apply", message.bytes().clone()).await?;
+        parts.push(restored.time());
+    }
+    ensure!(restored.entries == last.entries, "the snapshot is not the view");
     Ok(Filled {
         vm,
         entries: last.entries,
@@ -108,7 +121,15 @@ async fn fill(requests: &[Request], load: Load) -> Result<Filled> {
         changes,
         time: times.iter().sum(),
         messages: Sorted::new(times),
+        parts: Sorted::new(parts),
     })
+}
+
+async fn with_fleet(workers: u16) -> Result<Vm> {
+    let vm = Vm::start().await?;
+    vm.run("apply", encode(v1::to_filter::Message::Fleet(fleet(workers))))
+        .await?;
+    Ok(vm)
 }
 
 impl Filled {
@@ -187,7 +208,7 @@ fn fleet(workers: u16) -> v1::Fleet {
 
 fn update(update: Update) -> Bytes {
     let pool = POOL.to_owned();
-    encode(PoolUpdate { pool, update }.to_message(0))
+    encode(PoolUpdate { pool, update }.to_message())
 }
 
 fn encode(message: v1::to_filter::Message) -> Bytes {
