@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::LoadError;
 
 const MAGIC: [u8; 8] = *b"WARMTOK\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CHECKED_FROM: usize = 16;
 const SECTION_TABLE: usize = 28;
 
@@ -57,7 +57,7 @@ pub(crate) enum Section {
     Words,
     /// The bytes that `Words` points into.
     WordBytes,
-    /// Where texts are cut into words, or empty: [`crate::flat::words::Neighbours`].
+    /// Where words are cut into pieces, or empty: [`crate::flat::neighbours::Neighbours`].
     Neighbours,
     /// Added tokens: id, flags, length (4 bytes each), content.
     Added,

@@ -9,8 +9,8 @@ use work::Work;
 use super::chars::{CharTable, byte_level_chars};
 use crate::flat::cache;
 use crate::flat::merge::Merger;
+use crate::flat::neighbours::Neighbours;
 use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag};
-use crate::flat::words::Neighbours;
 use crate::perfect_hash::{Assignment, assign};
 
 /// Rank and product of each pair.
@@ -98,32 +98,32 @@ impl Bpe {
             flags,
             unknown: unknown.transpose()?.copied().unwrap_or(NO_SYMBOL),
         };
-        let neighbours = self.neighbours(bytes.as_ref());
-        let bytes = bytes.unwrap_or([NO_SYMBOL; 256]);
+        let symbols = bytes.unwrap_or([NO_SYMBOL; 256]);
         let [pair_pilots, pair_tags, pairs] = self.pairs()?;
-        let (char_pages, chars) = self.chars(&bytes).write();
-        let bytes = bytes.into_iter().flat_map(u32::to_le_bytes).collect();
-        let mut sections = vec![meta.write(), pair_pilots, pair_tags, pairs, bytes, char_pages, chars];
-        let words = self.words(meta, &sections);
-        sections.extend(whole_words(&words)?);
+        let (char_pages, chars) = self.chars(&symbols).write();
+        let symbols = symbols.into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut sections = vec![meta.write(), pair_pilots, pair_tags, pairs, symbols, char_pages, chars];
+        let (merged, others) = self.words(meta, &sections);
+        let neighbours = self.neighbours(bytes.as_ref(), !self.ignore_merges || others.is_empty());
+        let others = others.into_iter().filter(|_| self.ignore_merges);
+        sections.extend(whole_words(&merged.into_iter().chain(others).collect::<Vec<_>>())?);
         sections.push(neighbours);
         Ok(sections)
     }
 
-    /// Where texts may be cut into words: nowhere if what stands beside a word matters more than by merges of characters, that
-    /// is with unknown characters, where tokens need not be merged, and where bytes are. `bytes` are their symbols.
-    fn neighbours(&self, bytes: Option<&[u32; 256]>) -> Vec<u8> {
-        let Some(bytes) = bytes.filter(|_| !self.byte_level && !self.ignore_merges) else {
+    /// Where words may be cut: nowhere if a piece may become other tokens than it does as a part of the word. That may be with
+    /// unknown characters, which become one with others beside them, with words that are tokens but not by merging, and
+    /// with bytes that merge, whose tokens do not say what text they stand for.
+    fn neighbours(&self, bytes: Option<&[u32; 256]>, words_are_merged: bool) -> Vec<u8> {
+        let Some(bytes) = bytes.filter(|_| words_are_merged) else {
             return Vec::new();
         };
-        if self
-            .merges
-            .keys()
-            .any(|(left, right)| bytes.contains(left) || bytes.contains(right))
-        {
+        let of_bytes = |(left, right): &(u32, u32)| bytes.contains(left) || bytes.contains(right);
+        if !self.byte_level && self.merges.keys().any(of_bytes) {
             return Vec::new();
         }
-        Neighbours::of(self.tokens.iter().map(|(token, _)| token.as_str()))
+        let tokens = self.token_bytes();
+        Neighbours::of(tokens.iter().map(|(bytes, _)| bytes.as_slice()))
     }
 
     /// Symbols of the bytes of characters that have none themselves.
@@ -204,8 +204,8 @@ impl Bpe {
         texts.filter_map(|(bytes, _)| String::from_utf8(bytes).ok()).collect()
     }
 
-    /// Words that need no merging: all tokens where the model says so, else those that merging gives anyway.
-    fn words(&self, meta: Meta, sections: &[Vec<u8>]) -> Vec<(Vec<u8>, u32)> {
+    /// Tokens that merging makes of their own text, and those that it does not.
+    fn words(&self, meta: Meta, sections: &[Vec<u8>]) -> (Vec<Word>, Vec<Word>) {
         let section = |index: usize| sections.get(index).map_or(&[][..], Vec::as_slice);
         let none = &[][..];
         let tables = Tables::new(
@@ -223,22 +223,20 @@ impl Bpe {
             ],
         );
         let (mut merger, mut ids) = (Merger::default(), Vec::new());
-        let mut words = self.token_bytes();
-        words.retain(|(bytes, id)| {
-            let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty());
-            text.is_some_and(|text| {
-                self.ignore_merges
-                    || merger
-                        .encode(&tables, text, &Work::unbounded(), {
-                            ids.clear();
-                            &mut ids
-                        })
-                        .is_ok_and(|()| ids == [*id])
-            })
-        });
-        words
+        let mut is_merged = |text: &str, id: u32| {
+            ids.clear();
+            let merged = merger.encode(&tables, text, &Work::unbounded(), &mut ids);
+            merged.is_ok() && ids == [id]
+        };
+        let texts = self.token_bytes().into_iter().filter(|(bytes, _)| !bytes.is_empty());
+        texts
+            .filter_map(|(bytes, id)| Some((String::from_utf8(bytes).ok()?, id)))
+            .partition(|(text, id)| is_merged(text, *id))
     }
 }
+
+/// The text of a token, and its id.
+type Word = (String, u32);
 
 fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<Merges, String> {
     let list = model
@@ -268,12 +266,12 @@ fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<Merges, 
 }
 
 /// Sections of the whole words.
-fn whole_words(words: &[(Vec<u8>, u32)]) -> Result<[Vec<u8>; 3], String> {
+fn whole_words(words: &[Word]) -> Result<[Vec<u8>; 3], String> {
     let distinct: HashSet<_> = words.iter().map(|(word, _)| word).collect();
     if distinct.len() != words.len() {
         return Err("two tokens stand for the same bytes".to_owned());
     }
-    let hashes: Vec<u64> = words.iter().map(|(word, _)| cache::hash(word)).collect();
+    let hashes: Vec<u64> = words.iter().map(|(word, _)| cache::hash(word.as_bytes())).collect();
     let Assignment { pilots, keys } = assign(&hashes).ok_or("no perfect hash for the words")?;
     let (mut slots, mut bytes) = (Vec::new(), Vec::new());
     for key in keys {
@@ -286,7 +284,7 @@ fn whole_words(words: &[(Vec<u8>, u32)]) -> Result<[Vec<u8>; 3], String> {
         }
         let start = u32::try_from(bytes.len()).map_err(|error| error.to_string())?;
         slots.extend_from_slice(&WordSlot::write(start, word.len() as u32, *id));
-        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(word.as_bytes());
     }
     Ok([pilot_bytes(pilots), slots, bytes])
 }

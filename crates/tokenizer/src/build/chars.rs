@@ -41,9 +41,9 @@ impl CharTable {
 
 /// The characters of a byte-level model whose bytes always end up as one token.
 ///
-/// `tokens` are their bytes and ids, `bytes` the symbols of bytes. Two things must hold: merging the bytes alone gives one
-/// token, and at every step of that no neighbour can take the first or last symbol away at a better rank. What stands
-/// left of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a
+/// `tokens` are their bytes and ids, `bytes` the symbols of bytes. Three things must hold: merging the bytes alone gives one
+/// token; at every step of that no neighbour can take the first or last symbol away at a better rank; and none takes that
+/// token at a better rank than a step had, or it might come before merges that come before that step. What stands left of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a
 /// first byte, which is below 0x80 or from 0xC2 on.
 pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], merges: &Merges) -> CharTable {
     let edges: HashMap<u32, (u8, u8)> = tokens
@@ -92,8 +92,10 @@ fn lower(ranks: &mut HashMap<u32, u32>, symbol: u32, rank: u32) {
     *lowest = rank.min(*lowest);
 }
 
-/// The one symbol that `symbols` merge into, if every step is `safe` for the first and last symbol and the step's rank.
+/// The one symbol that `symbols` merge into, if every step is `safe` for the first and last symbol and the step's rank, and
+/// so is the outcome for the worst of them.
 fn settle(mut symbols: Vec<u32>, merges: &Merges, safe: impl Fn(u32, u32, u32) -> bool) -> Option<u32> {
+    let mut worst = 0;
     while symbols.len() > 1 {
         let ranked = symbols.iter().zip(symbols.iter().skip(1)).enumerate();
         let best = ranked.filter_map(|(at, (left, right))| Some((merges.get(&(*left, *right))?, at)));
@@ -102,6 +104,8 @@ fn settle(mut symbols: Vec<u32>, merges: &Merges, safe: impl Fn(u32, u32, u32) -
             return None;
         }
         symbols.splice(at..=at.checked_add(1)?, [product]);
+        worst = worst.max(rank);
     }
-    symbols.first().copied().filter(|symbol| *symbol != NO_SYMBOL)
+    let outcome = symbols.first().copied()?;
+    (outcome != NO_SYMBOL && safe(outcome, outcome, worst)).then_some(outcome)
 }

@@ -8,8 +8,8 @@ use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer, PipelineToke
 use super::Flat;
 use super::added::{AddedTokens, read_added};
 use super::cuts::Rules;
+use super::neighbours::Neighbours;
 use super::tables::Meta;
-use super::words::Neighbours;
 use crate::LoadError;
 use crate::artefact::{SECTIONS, Section};
 

@@ -10,9 +10,9 @@ mod classes;
 pub(crate) mod cuts;
 mod load;
 pub(crate) mod merge;
+pub(crate) mod neighbours;
 pub(crate) mod normalize;
 pub(crate) mod tables;
-pub(crate) mod words;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -27,8 +27,8 @@ use self::added::Segment;
 use self::cache::{Key, WordCache};
 use self::cuts::{Cuts, Rules};
 use self::merge::Merger;
+use self::neighbours::Neighbours;
 use self::tables::{Meta, Tables};
-use self::words::Neighbours;
 use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
 use work::Work;
@@ -41,8 +41,8 @@ const KEPT_SYMBOLS: usize = 1 << 16;
 /// What a byte of a text costs that is known word by word: looking for added tokens, cutting into words, remembering. (In this
 /// and other costs: nanoseconds, see [`work`].)
 const TEXT_BYTE: u64 = 5;
-/// What it costs beyond that where the model has no pre-tokenizer.
-const UNCUT_BYTE: u64 = 6;
+/// What a byte of a long word costs beyond that, for looking where it may be cut.
+const LONG_WORD_BYTE: u64 = 6;
 /// What an added token, or a text between two of them, costs beyond its bytes.
 const SEGMENT: u64 = 60;
 /// What a word costs that is not remembered, beside merging: looking whether it is a token, and remembering it.
@@ -70,7 +70,6 @@ struct Scratch {
     merger: Merger,
     pre_tokenizer: PreTokenizerScratch,
     words: Vec<Span>,
-    spare_words: Vec<Span>,
 }
 
 impl Flat {
@@ -181,11 +180,7 @@ impl Flat {
             )
             .map_err(failed)?;
         let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
-        if neighbours.are_known() {
-            work.take(text.len(), UNCUT_BYTE)?;
-            neighbours.cut(text, &mut scratch.words, &mut scratch.spare_words);
-        }
-        scratch.encode_words(&self.tables(), text, work, ids)
+        scratch.encode_words(&self.tables(), neighbours, text, work, ids)
     }
 
     fn section(&self, section: Section) -> &[u8] {
@@ -215,39 +210,78 @@ impl Scratch {
     fn encode_words(
         &mut self,
         tables: &Tables<'_>,
+        neighbours: Neighbours<'_>,
         text: &str,
         work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        let Self {
-            cache, merger, words, ..
-        } = self;
-        ids.reserve(words.len());
-        for span in words.iter() {
-            let (start, end) = (span.start as usize, span.end as usize);
-            let length = end.wrapping_sub(start);
-            if let Some(key) = Key::of(text.as_bytes(), start, length) {
-                if !cache.short(key, ids) {
-                    let before = ids.len();
-                    encode_word(tables, merger, text.get(start..end), key.hash(), work, ids)?;
-                    cache.insert_short(key, ids.get(before..).unwrap_or_default());
-                }
-            } else if let Some(word) = text.get(start..end) {
-                let hash = cache::hash(word.as_bytes());
-                if !cache.long(word.as_bytes(), hash, ids) {
-                    let before = ids.len();
-                    encode_word(tables, merger, Some(word), hash, work, ids)?;
-                    cache.insert_long(word.as_bytes(), hash, ids.get(before..).unwrap_or_default());
-                }
+        ids.reserve(self.words.len());
+        let words = std::mem::take(&mut self.words);
+        let encoded = words.iter().try_for_each(|span| {
+            let word = span.start as usize..span.end as usize;
+            if word.len() <= cache::SHORT || !neighbours.are_known() {
+                return self.encode_word(tables, text, word, work, ids);
             }
+            work.take(word.len(), LONG_WORD_BYTE)?;
+            let start = word.start;
+            let mut pieces = neighbours.pieces(text.get(word).unwrap_or_default());
+            pieces.try_for_each(|piece| {
+                let piece = start.wrapping_add(piece.start)..start.wrapping_add(piece.end);
+                self.encode_word(tables, text, piece, work, ids)
+            })
+        });
+        self.words = words;
+        encoded
+    }
+
+    /// Appends the ids of a word, or of a piece of one.
+    #[inline(always)]
+    fn encode_word(
+        &mut self,
+        tables: &Tables<'_>,
+        text: &str,
+        word: Range<usize>,
+        work: &Work,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let before = ids.len();
+        if let Some(key) = Key::of(text.as_bytes(), word.start, word.len()) {
+            if !self.cache.short(key, ids) {
+                self.encode_new_word(tables, text.get(word), key.hash(), work, ids)?;
+                self.cache.insert_short(key, ids.get(before..).unwrap_or_default());
+            }
+        } else if let Some(word) = text.get(word) {
+            let hash = cache::hash(word.as_bytes());
+            if !self.cache.long(word.as_bytes(), hash, ids) {
+                self.encode_new_word(tables, Some(word), hash, work, ids)?;
+                let ids = ids.get(before..).unwrap_or_default();
+                self.cache.insert_long(word.as_bytes(), hash, ids);
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_new_word(
+        &mut self,
+        tables: &Tables<'_>,
+        word: Option<&str>,
+        hash: u64,
+        work: &Work,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let word = word.unwrap_or_default();
+        work.take(1, NEW_WORD)?;
+        match tables.word(hash, word.as_bytes()) {
+            Some(id) => ids.push(id),
+            None => self.merger.encode(tables, word, work, ids)?,
         }
         Ok(())
     }
 
     fn shrink(&mut self) {
         self.merger.shrink(KEPT_SYMBOLS);
-        if self.words.capacity().max(self.spare_words.capacity()) > KEPT_WORDS {
-            (self.words, self.spare_words) = (Vec::new(), Vec::new());
+        if self.words.capacity() > KEPT_WORDS {
+            self.words = Vec::new();
             self.pre_tokenizer = PreTokenizerScratch::default();
         }
     }
@@ -255,22 +289,4 @@ impl Scratch {
 
 fn failed(error: tk_encode::Error) -> EncodeError {
     EncodeError::Failed(error.to_string())
-}
-
-fn encode_word(
-    tables: &Tables<'_>,
-    merger: &mut Merger,
-    word: Option<&str>,
-    hash: u64,
-    work: &Work,
-    ids: &mut Vec<u32>,
-) -> Result<(), EncodeError> {
-    let word = word.unwrap_or_default();
-    work.take(1, NEW_WORD)?;
-    if let Some(id) = tables.word(hash, word.as_bytes()) {
-        ids.push(id);
-    } else {
-        merger.encode(tables, word, work, ids)?;
-    }
-    Ok(())
 }
