@@ -29,7 +29,7 @@ pub struct Config {
     /// routed by load. At worst, reading a prompt takes 120 times its size in memory (a template may write eight times
     /// the body, a tokenizer take 12 bytes per byte), of the 1 GiB that a VM gets.
     pub max_prompt_bytes: usize,
-    /// `work_ms` (default 5, at most 1,000) and `work_ms_per_mb` (default 50, at most 10,000): what reading a prompt may
+    /// `work_ms` (default 5, at most 1,000) and `work_ms_per_mb` (default 45, at most 10,000): what reading a prompt may
     /// cost, in milliseconds, for any request and for each megabyte of its body; beyond, it is routed by load. Work is
     /// counted, not timed ([`work`]), for the machine of `docs/benchmarks.md`; meanwhile the worker thread does nothing else.
     pub work: Limits,
@@ -69,7 +69,7 @@ impl Config {
             max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, 4 << 20),
             work: Limits {
                 base: MILLISECOND.saturating_mul(reader.count("work_ms", 0..=1_000, 5) as u64),
-                per_byte: reader.count("work_ms_per_mb", 0..=10_000, 50) as u64,
+                per_byte: reader.count("work_ms_per_mb", 0..=10_000, 45) as u64,
             },
             prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, 8 << 20),
             max_view_bytes: reader.count("max_view_bytes", 1 << 20..=896 << 20, 384 << 20),

@@ -9,10 +9,11 @@ use libfuzzer_sys::fuzz_target;
 use tokenizer::Tokenizer;
 use xxhash_rust::xxh3::xxh3_64;
 
-const TEXTS: [&str; 3] = [
+const TEXTS: [&str; 4] = [
     "abc abcab \u{e9}<|end|>word",
     "\u{65e5}\u{672c} e\u{301} \u{10ffff}\r\n",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabcabcab",
+    "abc\u{2581}\u{65e5}\u{672c}\u{e9}\u{e9}\u{65e5}ab\u{1f600}\u{65e5}\u{672c}\u{2581}abc",
 ];
 
 fuzz_target!(|changes: &[u8]| {

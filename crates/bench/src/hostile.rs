@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
     /// `work_ms_per_mb` of the filter's configuration.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 45)]
     work_ms_per_mb: u64,
 }
 
