@@ -20,7 +20,7 @@ fuzz_target!(|changes: &[u8]| {
     let Some((&choice, changes)) = changes.split_first() else {
         return;
     };
-    let mut artefact = ARTEFACTS[usize::from(choice % 2)].clone();
+    let mut artefact = ARTEFACTS[usize::from(choice) % ARTEFACTS.len()].clone();
     for change in changes.as_chunks::<6>().0 {
         let [low, high, value @ ..] = *change;
         let word = usize::from(u16::from_le_bytes([low, high])) % (artefact.len() / 4);
@@ -41,10 +41,14 @@ fuzz_target!(|changes: &[u8]| {
     }
 });
 
-/// Byte-level, and with a fallback to bytes. Every section has something in it.
-static ARTEFACTS: LazyLock<[Vec<u8>; 2]> =
-    LazyLock::new(|| [fuzz::tokenizer_json(true), fuzz::tokenizer_json(false)].map(artefact));
+/// Every section has something in it, in one of them.
+static ARTEFACTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let models = [fuzz::bpe_json(true), fuzz::bpe_json(false), fuzz::unigram_json()];
+    models.into_iter().map(artefact).collect()
+});
 
 fn artefact(json: String) -> Vec<u8> {
-    tokenizer::build(json.as_bytes()).expect("it can be built").bytes
+    let artefact = tokenizer::build(json.as_bytes()).expect("it can be built");
+    assert_eq!(artefact.not_flat, None);
+    artefact.bytes
 }

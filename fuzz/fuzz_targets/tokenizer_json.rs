@@ -18,6 +18,10 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))),
         return;
     };
     let built = Tokenizer::load(artefact.bytes).expect("it was built");
+    // The library looks for tokens that match normalized text behind marked spaces, where it misses some.
+    if canonical.contains("MetaspaceNormalizer") && canonical.contains("\"normalized\":true") {
+        return;
+    }
     // The library wants a token for every byte; `build` adds those that are never needed.
     let Ok(library) = Tokenizer::from_json(canonical.as_bytes()) else {
         return;

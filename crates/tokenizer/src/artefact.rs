@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::LoadError;
 
 const MAGIC: [u8; 8] = *b"WARMTOK\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const CHECKED_FROM: usize = 16;
 const SECTION_TABLE: usize = 28;
 
@@ -45,7 +45,7 @@ pub(crate) enum Section {
     PairTags,
     /// Merges: [`crate::flat::tables::PairSlot`].
     Pairs,
-    /// Symbol of each byte, 4 bytes each.
+    /// Symbol of each byte, 4 bytes each; empty if no byte has one.
     Bytes,
     /// For each 64 code points their page in `Chars`, 2 bytes each.
     CharPages,
@@ -67,10 +67,33 @@ pub(crate) enum Section {
     Suffix,
     /// Normalizers and pre-tokenizer: a `tokenizer.json` of a few hundred bytes with nothing else in it.
     Components,
+    /// The character map of a normalizer, or empty: [`crate::flat::charsmap::Charsmap`].
+    Charsmap,
+    /// From the tokens of a model that is not BPE to their ids: [`crate::flat::double_array::DoubleArray`].
+    Tokens,
+    /// Scores of a Unigram model's tokens by id, 8 bytes each.
+    Scores,
+}
+
+impl Section {
+    /// The tables of a BPE model, in the order of their numbers.
+    pub(crate) const OF_BPE: [Self; 11] = [
+        Self::Meta,
+        Self::PairPilots,
+        Self::PairTags,
+        Self::Pairs,
+        Self::Bytes,
+        Self::CharPages,
+        Self::Chars,
+        Self::WordPilots,
+        Self::Words,
+        Self::WordBytes,
+        Self::Neighbours,
+    ];
 }
 
 /// Number of sections of flat tables.
-pub(crate) const SECTIONS: usize = 15;
+pub(crate) const SECTIONS: usize = 18;
 
 /// Writes an artefact.
 pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {

@@ -3,25 +3,14 @@
 //! `WARMPATH_TOKENIZER_DIRS` may name more model directories, separated by `:`.
 
 mod documents;
+mod models;
 
 use std::path::Path;
 
+use models::model;
 use serde_json::{Value, json};
 use tokenizer::{EncodeError, Form, Tokenizer};
 use work::Work;
-
-/// The `tokenizer.json` of a model that `scripts/setup test` fetches.
-fn model(name: &str) -> String {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/models")
-        .join(name);
-    assert!(
-        dir.join("tokenizer.json").exists(),
-        "no model in {}: run scripts/setup test",
-        dir.display()
-    );
-    std::fs::read_to_string(dir.join("tokenizer.json")).unwrap()
-}
 
 /// As the control plane makes and the filter loads it.
 fn load(json: &str) -> Tokenizer {
@@ -55,10 +44,17 @@ ids_equal_those_of_the_other_implementations! {
     llama3_1: Form::Flat, model("llama3_1");
     characters: Form::Flat, model("afaanoromo_bpe");
     word_piece: Form::Json, model("afaanoromo_wordpiece");
-    bert: Form::Json, with_parts_of_bert();
-    unigram: Form::Json, with_an_unknown_token();
-    unigram_of_known_characters: Form::Json, model("afaanoromo_unigram");
-    sentence_piece: Form::Json, with_parts_of_t5();
+    bert: Form::Json, models::bert();
+    unigram: Form::Flat, models::with_an_unknown_token();
+    unigram_of_known_characters: Form::Flat, model("afaanoromo_unigram");
+    xlm_roberta: Form::Flat, models::xlm_roberta(false);
+    t5: Form::Flat, models::t5(false);
+    albert: Form::Flat, models::albert(false);
+    llama: Form::Flat, models::llama(true);
+    first_word: Form::Flat, models::first_word(true);
+    large_unigram: Form::Flat, models::large_unigram();
+    equal_scores: Form::Flat, models::equal_scores(true);
+    equal_scores_without_a_fallback: Form::Flat, models::equal_scores(false);
 }
 
 #[test]
@@ -70,50 +66,6 @@ fn ids_equal_for_further_models() {
         println!("{dir}: {form:?}");
         compare(&json, form);
     }
-}
-
-/// A WordPiece vocabulary with what BERT puts before it.
-fn with_parts_of_bert() -> String {
-    let mut json: Value = serde_json::from_str(&model("afaanoromo_wordpiece")).unwrap();
-    json["normalizer"] = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-        "strip_accents": null, "lowercase": true});
-    json["pre_tokenizer"] = json!({"type": "BertPreTokenizer"});
-    json["post_processor"] = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
-    json.to_string()
-}
-
-/// As it is, it refuses all characters that are not in its vocabulary.
-fn with_an_unknown_token() -> String {
-    let mut json: Value = serde_json::from_str(&model("afaanoromo_unigram")).unwrap();
-    json["model"]["unk_id"] = json!(1);
-    json.to_string()
-}
-
-/// A Unigram vocabulary with what T5 puts before it: SentencePiece's `nmt_nfkc` map, which lies in the sources of the crate
-/// that reads it.
-fn with_parts_of_t5() -> String {
-    let cargo = std::process::Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--offline",
-            "--locked",
-            "--manifest-path",
-        ])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .output()
-        .unwrap();
-    let metadata: Value = serde_json::from_slice(&cargo.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
-    let package = packages
-        .iter()
-        .find(|package| package["name"] == "spm_precompiled")
-        .unwrap();
-    let map = Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("test.json");
-    let mut json: Value = serde_json::from_str(&model("mon_unigram")).unwrap();
-    json["normalizer"] = serde_json::from_slice(&std::fs::read(map).unwrap()).unwrap();
-    json.to_string()
 }
 
 /// As in Gemma 1 and 2, where the tab is a token and its byte is not.
@@ -161,7 +113,7 @@ fn encode(ours: &Tokenizer, document: &str, add_special_tokens: bool, ids: &mut 
 }
 
 fn compare(json: &str, form: Form) {
-    let theirs = tokenizers::Tokenizer::from_bytes(json.as_bytes()).unwrap();
+    let theirs: tokenizers::Tokenizer = as_from_pypi(json).parse().unwrap();
     let added = theirs.get_added_tokens_decoder().into_values();
     let mut tokens: Vec<String> = added.map(|token| token.content).collect();
     tokens.sort();
@@ -169,9 +121,8 @@ fn compare(json: &str, form: Form) {
     assert!(documents.len() >= DOCUMENTS);
     let ours = load(json);
     assert_eq!(ours.form(), form);
-    let canonical = tk_convert::canonicalize_str(json).unwrap();
-    let library = Tokenizer::from_json(canonical.as_bytes()).unwrap();
-    let (mut compared, mut ties) = (0, 0);
+    let library = library(json);
+    let mut compared = 0;
     let mut check = |ours: &Tokenizer, document: &str, add_special_tokens: bool| {
         if ours.form() == Form::Json && is_newer_to_the_library(document) {
             return;
@@ -179,14 +130,13 @@ fn compare(json: &str, form: Form) {
         let expected = theirs.encode_fast(document, add_special_tokens);
         let mut ids = vec![7];
         let encoded = encode(ours, document, add_special_tokens, &mut ids);
+        if encoded.is_err() {
+            ids.truncate(1);
+        }
         assert_eq!(encoded.is_ok(), expected.is_ok(), "{document:?}");
         assert_eq!(ids[0], 7, "appends");
         let expected_ids = expected.as_ref().map_or(&[][..], |it| it.get_ids());
-        if ours.form() == Form::Json && is_tie(&ids[1..], expected_ids) {
-            ties += 1;
-        } else {
-            assert_eq!(&ids[1..], expected_ids, "{document:?}");
-        }
+        assert_eq!(&ids[1..], expected_ids, "{document:?}");
         assert!(ids.iter().all(|id| (*id as usize) < ours.vocab_size()));
         compared += usize::from(expected.is_ok());
     };
@@ -195,23 +145,45 @@ fn compare(json: &str, form: Form) {
         // What is the same for all documents is tried on some.
         if index % 8 == 0 {
             check(&ours, document, true);
-            check(&library, document, false);
-            check(&library, document, true);
+            if let Some(library) = &library {
+                check(library, document, false);
+                check(library, document, true);
+            }
         }
     }
-    println!("{compared} encodings compared, {ties} of them ties");
-    assert!(compared > 200 && ties * 100 <= compared, "{compared} {ties}");
+    println!("{compared} encodings compared");
+    assert!(compared > 200, "{compared}");
 }
 
-/// Whether the same ids stand in another order. Of a Unigram model's splits with the same score ("b", "bb" and "bb",
-/// "b") the two implementations need not choose the same one.
-fn is_tie(ours: &[u32], theirs: &[u32]) -> bool {
-    let sorted = |ids: &[u32]| {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids
-    };
-    ours != theirs && sorted(ours) == sorted(theirs)
+/// The library by itself. `None` if it cannot read the model, as a regular expression needs an engine, or if it would miss
+/// added tokens, as it looks for normalized ones behind marked spaces.
+fn library(json: &str) -> Option<Tokenizer> {
+    let canonical = tk_convert::canonicalize_str(json).unwrap();
+    let misses_tokens = canonical.contains("MetaspaceNormalizer") && json.contains("\"normalized\":true");
+    (!misses_tokens && !json.contains(" {2,}")).then(|| Tokenizer::from_json(canonical.as_bytes()).unwrap())
+}
+
+/// The scores of a Unigram model as the package `tokenizers` of PyPI reads them. It is built without the feature
+/// `float_roundtrip` of serde_json, so that numbers of more than 15 digits may be a last bit off.
+fn as_from_pypi(json: &str) -> String {
+    let mut json: Value = serde_json::from_str(json).unwrap();
+    let vocab = json["model"]["vocab"].as_array_mut();
+    for score in vocab.into_iter().flatten().filter_map(|entry| entry.get_mut(1)) {
+        *score = read_in_haste(&score.to_string()).into();
+    }
+    json.to_string()
+}
+
+fn read_in_haste(number: &str) -> f64 {
+    let (digits, exponent) = number.split_once('e').unwrap_or((number, "0"));
+    let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len() as i32);
+    let digits: i64 = digits.replace('.', "").parse().unwrap();
+    let exponent = exponent.parse::<i32>().unwrap() - fraction;
+    let power = format!("1e{}", exponent.abs()).parse::<f64>().unwrap();
+    match exponent < 0 {
+        true => digits as f64 / power,
+        false => digits as f64 * power,
+    }
 }
 
 /// Whether the library's tables may treat the document otherwise than the older ones that engines have: the flat engine

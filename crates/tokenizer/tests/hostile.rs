@@ -3,11 +3,33 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use tokenizer::{LoadError, Tokenizer};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A model with every kind of section filled, small enough to be damaged everywhere.
-fn artefact(byte_level: bool) -> Vec<u8> {
+/// Kinds of models.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    ByteLevel,
+    ByteFallback,
+    Unigram,
+}
+
+const KINDS: [Kind; 3] = [Kind::ByteLevel, Kind::ByteFallback, Kind::Unigram];
+
+/// Models with every kind of section filled, small enough to be damaged everywhere.
+fn artefact(kind: Kind) -> Vec<u8> {
+    let json = match kind {
+        Kind::ByteLevel => bpe(true),
+        Kind::ByteFallback => bpe(false),
+        Kind::Unigram => unigram(),
+    };
+    let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
+    assert_eq!(artefact.not_flat, None);
+    artefact.bytes
+}
+
+fn bpe(byte_level: bool) -> Value {
     let mut vocab = serde_json::Map::new();
     let mut add = |token: String| {
         let id = vocab.len();
@@ -21,20 +43,42 @@ fn artefact(byte_level: bool) -> Vec<u8> {
     for [left, right] in merges {
         add(format!("{left}{right}"));
     }
-    let added = |id: usize, content: &str, normalized: bool| {
-        serde_json::json!({"id": id, "content": content, "single_word": normalized, "lstrip": normalized, "rstrip": normalized,
-            "normalized": normalized, "special": !normalized})
-    };
-    let json = serde_json::json!({
+    json!({
         "version": "2.0",
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": false},
         "added_tokens": [added(vocab.len(), "<|end|>", false), added(vocab.len() + 1, "word", true)],
         "model": {"type": "BPE", "byte_level": byte_level, "byte_fallback": !byte_level, "vocab": vocab, "merges": merges},
-    });
-    let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
-    assert_eq!(artefact.not_flat, None);
-    artefact.bytes
+    })
+}
+
+fn unigram() -> Value {
+    let bytes = (0..=0xff).map(|byte| (format!("<0x{byte:02X}>"), -9.0));
+    let tokens = ["a", "b", "ab", "abc", "cab", "日", "\u{2581}", "\u{2581}a"].map(|token| (token.to_owned(), -1.5));
+    let vocab: Vec<_> = std::iter::once(("<unk>".to_owned(), 0.0))
+        .chain(tokens)
+        .chain(bytes)
+        .collect();
+    json!({
+        "version": "2.0",
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Precompiled", "precompiled_charsmap": charsmap()},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+            {"type": "MetaspaceNormalizer", "replacement": "\u{2581}", "prepend": "always", "drop_whitespace": false}]},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": "\u{2581}"}, "behavior": "MergedWithNext", "invert": false},
+        "added_tokens": [added(vocab.len(), "<|end|>", false), added(vocab.len() + 1, "word", true)],
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true, "vocab": vocab},
+    })
+}
+
+/// A character map from \u{e9} to e, in base 64: a trie of 256 units, of which all but the first ones are zero, and a text.
+fn charsmap() -> String {
+    format!("AAQAAAAAAwCpDQAAAAAAgMOsAgAA{}AABlAA==", "A".repeat(1340))
+}
+
+fn added(id: usize, content: &str, normalized: bool) -> Value {
+    json!({"id": id, "content": content, "single_word": normalized, "lstrip": normalized, "rstrip": normalized,
+        "normalized": normalized, "special": !normalized})
 }
 
 const TEXTS: [&str; 4] = [
@@ -67,34 +111,41 @@ fn with_right_checksum(mut artefact: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn a_whole_artefact_loads() {
-    for byte_level in [false, true] {
-        try_out(artefact(byte_level)).unwrap();
+    for kind in KINDS {
+        try_out(artefact(kind)).unwrap();
     }
 }
 
 #[test]
 fn every_truncation_is_refused() {
-    let whole = artefact(true);
-    for length in (0..300).chain((300..whole.len()).step_by(97)) {
-        let cut = whole[..length].to_vec();
-        assert!(try_out(cut.clone()).is_err(), "{length}");
-        assert!(try_out(with_right_checksum(cut)).is_err(), "{length}, right checksum");
+    for kind in KINDS {
+        let whole = artefact(kind);
+        for length in (0..300).chain((300..whole.len()).step_by(97)) {
+            let cut = whole[..length].to_vec();
+            assert!(try_out(cut.clone()).is_err(), "{kind:?} {length}");
+            assert!(
+                try_out(with_right_checksum(cut)).is_err(),
+                "{kind:?} {length}, right checksum"
+            );
+        }
     }
 }
 
 #[test]
 fn every_flipped_byte_is_noticed() {
-    let whole = artefact(true);
-    for at in (0..600).chain((600..whole.len()).step_by(61)) {
-        let mut flipped = whole.clone();
-        flipped[at] ^= 0x55;
-        assert!(Tokenizer::load(flipped).is_err(), "{at}");
+    for kind in KINDS {
+        let whole = artefact(kind);
+        for at in (0..600).chain((600..whole.len()).step_by(61)) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x55;
+            assert!(Tokenizer::load(flipped).is_err(), "{kind:?} {at}");
+        }
     }
 }
 
 #[test]
 fn other_versions_and_forms_are_named() {
-    let mut version = artefact(true);
+    let mut version = artefact(Kind::ByteLevel);
     version[16] = 9;
     assert!(matches!(
         Tokenizer::load(version),
@@ -123,15 +174,15 @@ proptest! {
 
     #[test]
     fn hostile_content_never_panics(
-        byte_level in any::<bool>(),
-        in_head in proptest::collection::vec((4..34_usize, number()), 0..4),
+        kind in 0..KINDS.len(),
+        in_head in proptest::collection::vec((4..43_usize, number()), 0..4),
         anywhere in proptest::collection::vec((any::<prop::sample::Index>(), number()), 0..40),
         bytes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..20),
     ) {
         thread_local! {
-            static WHOLE: [Vec<u8>; 2] = [artefact(false), artefact(true)];
+            static WHOLE: [Vec<u8>; KINDS.len()] = KINDS.map(artefact);
         }
-        let mut hostile = WHOLE.with(|whole| whole[usize::from(byte_level)].clone());
+        let mut hostile = WHOLE.with(|whole| whole[kind].clone());
         let words = hostile.len() / 4;
         let places = in_head.into_iter().chain(anywhere.iter().map(|(index, number)| (index.index(words), *number)));
         for (place, number) in places {
@@ -149,24 +200,22 @@ proptest! {
 /// Models that flat tables cannot hold travel as JSON and give the library's ids.
 #[test]
 fn other_models_load_through_the_library() {
-    let unigram = serde_json::json!({
-        "version": "2.0",
-        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["b", -2.0], ["ab", -1.5]]},
-    });
-    let word_piece = serde_json::json!({
+    let json = json!({
         "version": "2.0",
         "pre_tokenizer": {"type": "Whitespace"},
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "a": 1, "##b": 2, "c": 3}},
+        "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "end_of_word_suffix": "</w>",
+            "vocab": {"a": 0, "b": 1, "b</w>": 2, "ab</w>": 3}, "merges": [["a", "b</w>"]]},
     });
-    for (json, text, expected) in [(unigram, "abb", vec![3, 2]), (word_piece, "ab c d", vec![1, 2, 3, 0])] {
-        let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
-        assert!(artefact.not_flat.is_some_and(|reason| reason.contains("not BPE")));
-        let tokenizer = Tokenizer::load(artefact.bytes).unwrap();
-        let mut ids = Vec::new();
-        tokenizer.encode_into(text, false, &mut ids).unwrap();
-        assert_eq!(ids, expected);
-    }
+    let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
+    assert!(
+        artefact
+            .not_flat
+            .is_some_and(|reason| reason.contains("end_of_word_suffix"))
+    );
+    let tokenizer = Tokenizer::load(artefact.bytes).unwrap();
+    let mut ids = Vec::new();
+    tokenizer.encode_into("ab bab", false, &mut ids).unwrap();
+    assert_eq!(ids, [3, 1, 3]);
 }
 
 /// The same for a tokenizer whose regex needs a regex engine: known when it is built, not when a request comes.
@@ -195,7 +244,7 @@ fn a_real_artefact_is_whole() {
 
 #[test]
 fn ids_that_the_library_cannot_cope_with_are_refused() {
-    let refused = |vocab: serde_json::Value| {
+    let refused = |vocab: Value| {
         let json = serde_json::json!({
             "version": "2.0",
             "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "vocab": vocab, "merges": []},

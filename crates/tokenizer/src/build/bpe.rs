@@ -7,10 +7,14 @@ use tk_encode::utils::byte_level::char_to_byte;
 use work::Work;
 
 use super::chars::{CharTable, byte_level_chars};
+use super::tokens::vocab_size;
+use crate::artefact::Section;
 use crate::flat::cache;
 use crate::flat::merge::Merger;
 use crate::flat::neighbours::Neighbours;
-use crate::flat::tables::{ID_LIMIT, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag};
+use crate::flat::tables::{
+    ID_LIMIT, Kind, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag,
+};
 use crate::perfect_hash::{Assignment, assign};
 
 /// Rank and product of each pair.
@@ -32,10 +36,6 @@ pub(super) struct Bpe {
 impl Bpe {
     /// Reads the `model` of a canonical `tokenizer.json`, or says why flat tables cannot hold it.
     pub(super) fn read(model: &Value) -> Result<Self, String> {
-        let kind = model.get("type").and_then(Value::as_str).unwrap_or_default();
-        if kind != "BPE" {
-            return Err(format!("the model is {kind}, not BPE"));
-        }
         let flag = |name: &str| model.get(name).and_then(Value::as_bool).unwrap_or(false);
         let text = |name: &str| model.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
@@ -79,24 +79,24 @@ impl Bpe {
         })
     }
 
-    /// The sections from [`crate::artefact::Section::Meta`] to [`crate::artefact::Section::Neighbours`]. `others` are
-    /// ids in use beside those of the model.
-    pub(super) fn tables(&self, others: impl Iterator<Item = u32>) -> Result<Vec<Vec<u8>>, String> {
-        let highest = self.tokens.iter().map(|(_, id)| *id).chain(others).max();
-        let vocab_size = highest.map_or(0, |id| id.saturating_add(1));
-        if vocab_size > ID_LIMIT {
-            return Err(format!("id {} is too large", vocab_size.saturating_sub(1)));
-        }
+    /// The sections from [`Section::Meta`] to [`Section::Neighbours`]. `others` are ids in use beside those of the model.
+    pub(super) fn tables(
+        &self,
+        mut flags: u32,
+        others: impl Iterator<Item = u32>,
+    ) -> Result<Vec<(Section, Vec<u8>)>, String> {
+        let vocab_size = vocab_size(self.tokens.iter().map(|(_, id)| *id).chain(others))?;
         let bytes = self.byte_symbols()?;
-        let mut flags = 0;
         flags |= if bytes.is_some() { Meta::BYTES } else { 0 };
         flags |= if self.fuse_unknown { Meta::FUSE_UNKNOWN } else { 0 };
         let unknown = self.unknown.as_ref().filter(|_| bytes.is_none());
         let unknown = unknown.map(|token| self.by_text.get(token).ok_or_else(|| format!("no token {token:?}")));
         let meta = Meta {
+            kind: Kind::Bpe,
             vocab_size,
             flags,
             unknown: unknown.transpose()?.copied().unwrap_or(NO_SYMBOL),
+            unknown_score: 0.0,
         };
         let symbols = bytes.unwrap_or([NO_SYMBOL; 256]);
         let [pair_pilots, pair_tags, pairs] = self.pairs()?;
@@ -108,7 +108,7 @@ impl Bpe {
         let others = others.into_iter().filter(|_| self.ignore_merges);
         sections.extend(whole_words(&merged.into_iter().chain(others).collect::<Vec<_>>())?);
         sections.push(neighbours);
-        Ok(sections)
+        Ok(Section::OF_BPE.into_iter().zip(sections).collect())
     }
 
     /// Where words may be cut: nowhere if a piece may become other tokens than it does as a part of the word. That may be with

@@ -2,15 +2,20 @@
 
 mod bpe;
 mod chars;
+mod normalizer;
+mod tokens;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic;
 
-use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+use tk_encode::pipeline::{
+    EncodeOptions, Override, PipelineModel, PipelineNormalizer, PipelineToken, PipelineTokenizer,
+};
 
 use self::bpe::Bpe;
-use crate::artefact::{self, Form, SECTIONS};
+use crate::artefact::{self, Form, SECTIONS, Section};
+use crate::flat::tables::Meta;
 use crate::flat::{Added, AddedTokens, read_components, write_added};
 use crate::{LoadError, Tokenizer, read_json};
 
@@ -23,8 +28,8 @@ pub struct Artefact {
     pub not_flat: Option<String>,
 }
 
-/// Builds the artefact of a `tokenizer.json` of canonical layout (see the crate's description): flat tables for BPE
-/// models, the JSON as it is for others.
+/// Builds the artefact of a `tokenizer.json` of canonical layout (see the crate's description): flat tables where they can
+/// hold it, else the JSON as it is.
 ///
 /// # Errors
 /// When the library cannot load the file or cannot encode with it.
@@ -38,17 +43,21 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
     // What is no JSON the library complains about.
     let mut parsed = serde_json::from_slice(json).unwrap_or_default();
     check_ids(&parsed)?;
-    let json = match add_unused_bytes(&mut parsed) {
+    let has_runs = normalizer::replace_runs_of_spaces(&mut parsed);
+    let json = match add_unused_bytes(&mut parsed) || has_runs {
         true => Cow::Owned(parsed.to_string().into_bytes()),
         false => Cow::Borrowed(json),
     };
     let library = read_json(&json)?;
     try_out(&library)?;
-    let (bytes, not_flat) = match flat(&parsed, &library) {
-        Ok(bytes) => (bytes, None),
-        Err(reason) => (artefact::write(Form::Json, &[json.into_owned()]), Some(reason)),
-    };
-    Ok(Artefact { bytes, not_flat })
+    match flat(&parsed, has_runs, &library) {
+        Ok(bytes) => Ok(Artefact { bytes, not_flat: None }),
+        Err(reason) if has_runs => Err(LoadError::Unsupported(reason)),
+        Err(reason) => Ok(Artefact {
+            bytes: artefact::write(Form::Json, &[json.into_owned()]),
+            not_flat: Some(reason),
+        }),
+    }
 }
 
 /// The library's memory grows with the largest id. It takes several tokens with the same id, and keeps one of them, another
@@ -134,39 +143,72 @@ fn try_out(library: &PipelineTokenizer) -> Result<(), LoadError> {
 const PROBE: &str = "The quick brown fox's 12 jumps,  über\n\t 你好 👍🏽 e\u{301} <|x|>";
 
 /// The flat artefact, or why there is none.
-fn flat(json: &serde_json::Value, library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
+fn flat(json: &serde_json::Value, has_runs: bool, library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
     let field = |name: &str| json.get(name).cloned().unwrap_or_default();
-    let bpe = Bpe::read(&field("model"))?;
     let added = added_tokens(library)?;
     let template = &library.get_post_processor().single;
     let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect::<Vec<_>>();
     let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
-    let others = added
-        .iter()
-        .map(|added| added.id)
-        .chain(prefix.iter().chain(&suffix).copied());
-    let tables = bpe.tables(others)?;
-    let components = serde_json::json!({
+    let flags = if has_runs { Meta::RUNS_OF_SPACES } else { 0 };
+    let others = added.iter().map(|added| added.id);
+    let others = others.chain(prefix.iter().chain(&suffix).copied());
+    let (tables, texts) = match library.get_model() {
+        PipelineModel::BPE(_) => {
+            let bpe = Bpe::read(&field("model"))?;
+            (bpe.tables(flags, others)?, bpe.texts())
+        }
+        PipelineModel::Unigram(model) => {
+            let texts = model.vocab().iter().map(|(token, _)| token.clone());
+            (tokens::unigram(model, flags, others)?, texts.collect())
+        }
+        _ => return Err("the model is neither BPE nor Unigram".to_owned()),
+    };
+    let components = components(
+        normalizer::without_charsmap(field("normalizer")),
+        field("pre_tokenizer"),
+    );
+    read_components(&components).map_err(|error| error.to_string())?;
+    let bytes = |ids: Vec<u32>| ids.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+    let rest = [
+        (Section::Added, write_added(&added)),
+        (Section::Prefix, bytes(prefix)),
+        (Section::Suffix, bytes(suffix)),
+        (Section::Components, components),
+        (Section::Charsmap, charsmap(library)),
+    ];
+    let mut sections = vec![Vec::new(); SECTIONS];
+    for (section, bytes) in tables.into_iter().chain(rest) {
+        *sections.get_mut(section as usize).ok_or("no such section")? = bytes;
+    }
+    let bytes = artefact::write(Form::Flat, &sections);
+    let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
+    // Behind marked spaces the library misses tokens that match normalized text.
+    let marks_spaces = matches!(library.get_normalizers().last(), Some(PipelineNormalizer::Metaspace(_)));
+    if !marks_spaces || added.iter().all(|added| !added.token.normalized) {
+        compare(&flat, library, texts, has_runs)?;
+    }
+    Ok(bytes)
+}
+
+fn components(normalizer: serde_json::Value, pre_tokenizer: serde_json::Value) -> Vec<u8> {
+    serde_json::json!({
         "version": "2.0",
-        "normalizer": field("normalizer"),
-        "pre_tokenizer": field("pre_tokenizer"),
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
         "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"},
     })
     .to_string()
-    .into_bytes();
-    read_components(&components).map_err(|error| error.to_string())?;
-    let bytes = |ids: Vec<u32>| ids.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
-    let rest = [write_added(&added), bytes(prefix), bytes(suffix), components];
-    let sections: [Vec<u8>; SECTIONS] = tables
-        .into_iter()
-        .chain(rest)
-        .collect::<Vec<_>>()
-        .try_into()
-        .map_err(|_| "wrong number of sections".to_owned())?;
-    let bytes = artefact::write(Form::Flat, &sections);
-    let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
-    compare(&flat, library, bpe.texts())?;
-    Ok(bytes)
+    .into_bytes()
+}
+
+/// The character map among the normalizers.
+fn charsmap(library: &PipelineTokenizer) -> Vec<u8> {
+    let mut normalizers = library.get_normalizers().iter();
+    let map = normalizers.find_map(|normalizer| match normalizer {
+        PipelineNormalizer::Precompiled(map) => map.charsmap(),
+        _ => None,
+    });
+    map.unwrap_or_default().to_vec()
 }
 
 fn added_tokens(library: &PipelineTokenizer) -> Result<Vec<Added>, String> {
@@ -198,14 +240,17 @@ fn library_ids(library: &PipelineTokenizer, text: &str) -> Result<Vec<u32>, Load
     Ok(PipelineToken::cast_slice(&tokens).to_vec())
 }
 
-/// That both give the same ids for the probe and for everything that the vocabulary holds, alone and side by side.
-fn compare(flat: &Tokenizer, library: &PipelineTokenizer, texts: Vec<String>) -> Result<(), String> {
+/// That both give the same ids for the probe and for everything that the vocabulary holds, alone and side by side, or both
+/// none. With `has_runs` the library is right only where no two spaces stand side by side.
+fn compare(flat: &Tokenizer, library: &PipelineTokenizer, texts: Vec<String>, has_runs: bool) -> Result<(), String> {
     let together = texts.chunks(64).flat_map(|texts| [texts.concat(), texts.join(" ")]);
     for text in together.chain([PROBE.to_owned()]) {
+        if has_runs && text.contains("  ") {
+            continue;
+        }
         let mut ids = Vec::new();
-        flat.encode_into(&text, true, &mut ids)
-            .map_err(|error| error.to_string())?;
-        if ids != library_ids(library, &text).map_err(|error| error.to_string())? {
+        let ours = flat.encode_into(&text, true, &mut ids).ok().map(|()| ids);
+        if ours != library_ids(library, &text).ok() {
             return Err(format!("flat tables give other ids than the library for {text:?}"));
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer, PipelineTokenizer};
 
-use super::Flat;
 use super::added::{AddedTokens, read_added};
 use super::cuts::Rules;
 use super::neighbours::Neighbours;
-use super::tables::Meta;
+use super::tables::{BAD, Meta};
+use super::{Flat, Model};
 use crate::LoadError;
 use crate::artefact::{SECTIONS, Section};
 
@@ -32,7 +32,6 @@ impl Flat {
         let prefix = read_ids(section(Section::Prefix), meta.vocab_size)?;
         let suffix = read_ids(section(Section::Suffix), meta.vocab_size)?;
         let rules = Rules::of(&added, components.get_normalizers(), components.get_pre_tokenizer());
-        Neighbours::read(section(Section::Neighbours)).ok_or(LoadError::Damaged("a table has an impossible size"))?;
         let flat = Self {
             added: AddedTokens::new(&added).map_err(LoadError::Unsupported)?,
             rules,
@@ -44,8 +43,20 @@ impl Flat {
             bytes,
             scratch: Mutex::default(),
         };
-        flat.tables().check()?;
+        flat.check()?;
         Ok(flat)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        match self.model() {
+            Model::Bpe(tables) => tables.check()?,
+            Model::Unigram(unigram) => unigram.check()?,
+        }
+        let needs_charsmap = self.components.get_normalizers().iter().any(is_charsmap);
+        (Neighbours::read(self.section(Section::Neighbours)).is_some()
+            && self.normalizers().charsmap.is_some() == needs_charsmap)
+            .then_some(())
+            .ok_or(BAD)
     }
 }
 
@@ -64,12 +75,9 @@ pub(crate) fn read_components(json: &[u8]) -> Result<PipelineTokenizer, LoadErro
         return Err(LoadError::Damaged("normalizers and pre-tokenizer take too much room"));
     }
     let components = crate::read_json(json)?;
-    for normalizer in components.get_normalizers() {
-        if let PipelineNormalizer::Precompiled(_) = normalizer {
-            return Err(LoadError::Unsupported(
-                "a precompiled character map in flat form".to_owned(),
-            ));
-        }
+    let maps = || components.get_normalizers().iter().filter(|one| is_charsmap(one));
+    if maps().count() > 1 || maps().any(|map| !is_placeholder(map)) {
+        return Err(LoadError::Damaged("a character map among the normalizers"));
     }
     if let PipelinePreTokenizer::Sequence(sequence) = components.get_pre_tokenizer()
         && sequence.pre_tokenizers().len() > 16
@@ -80,3 +88,14 @@ pub(crate) fn read_components(json: &[u8]) -> Result<PipelineTokenizer, LoadErro
     }
     Ok(components)
 }
+
+fn is_charsmap(normalizer: &PipelineNormalizer) -> bool {
+    matches!(normalizer, PipelineNormalizer::Precompiled(_))
+}
+
+fn is_placeholder(normalizer: &PipelineNormalizer) -> bool {
+    matches!(normalizer, PipelineNormalizer::Precompiled(map) if map.charsmap() == Some(&[0; 4]))
+}
+
+/// An empty character map, in base 64: what stands for [`Section::Charsmap`] in the components.
+pub(crate) const CHARSMAP_PLACEHOLDER: &str = "AAAAAA==";

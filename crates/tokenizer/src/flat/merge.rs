@@ -235,7 +235,7 @@ fn first_symbols(tables: &Tables<'_>, word: &str, symbols: &mut Vec<u32>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::{PAGES, PairSlot, TableSections, pair_hash, pair_tag};
+    use super::super::tables::{Kind, PAGES, PairSlot, TableSections, pair_hash, pair_tag};
     use super::*;
     use crate::perfect_hash::assign;
 
@@ -314,9 +314,11 @@ mod tests {
                 .zip(&self.sections)
                 .for_each(|(section, bytes)| *section = bytes);
             let meta = Meta {
+                kind: Kind::Bpe,
                 vocab_size: LETTERS + self.merges.len() as u32,
                 flags: 0,
                 unknown: NO_SYMBOL,
+                unknown_score: 0.0,
             };
             Tables::new(meta, sections)
         }

@@ -1,40 +1,46 @@
-//! A BPE tokenizer over flat tables.
+//! A tokenizer over flat tables.
 //!
 //! A text goes the way it goes in the library, most of it through the library's own parts: added tokens are cut out,
 //! what is between them is normalized, added tokens that match normalized text are cut out, and the rest is cut into
-//! words. The words become ids here: remembered, whole, or merged.
+//! words. The words become ids here: remembered, or as the model has them ([`merge`], [`unigram`]).
 
 mod added;
 pub(crate) mod cache;
+pub(crate) mod charsmap;
 mod classes;
 pub(crate) mod cuts;
+pub(crate) mod double_array;
 mod load;
 pub(crate) mod merge;
 pub(crate) mod neighbours;
 pub(crate) mod normalize;
 pub(crate) mod tables;
+pub(crate) mod unigram;
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use tk_encode::pipeline::{PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Span};
 
 pub(crate) use self::added::{Added, AddedTokens, write_added};
-pub(crate) use self::load::read_components;
+pub(crate) use self::load::{CHARSMAP_PLACEHOLDER, read_components};
 
 use self::added::Segment;
 use self::cache::{Key, WordCache};
+use self::charsmap::Charsmap;
 use self::cuts::{Cuts, Rules};
+use self::double_array::DoubleArray;
 use self::merge::Merger;
 use self::neighbours::Neighbours;
-use self::tables::{Meta, Tables};
+use self::normalize::Normalizers;
+use self::tables::{Kind, Meta, Tables};
+use self::unigram::{Lattice, Unigram};
 use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
 use work::Work;
 
-/// Words of a text, and symbols of a word, that memory is kept for between texts; what took more is given back. 4 and 2
-/// MiB.
+/// Words of a text, and symbols or bytes of a word, that memory is kept for between texts; what took more is given back. 4
+/// and up to 2 MiB.
 const KEPT_WORDS: usize = 1 << 19;
 const KEPT_SYMBOLS: usize = 1 << 16;
 
@@ -68,6 +74,7 @@ pub(crate) struct Flat {
 struct Scratch {
     cache: WordCache,
     merger: Merger,
+    lattice: Lattice,
     pre_tokenizer: PreTokenizerScratch,
     words: Vec<Span>,
 }
@@ -107,8 +114,10 @@ impl Flat {
     /// Appends the ids of `text`, in which added tokens are not looked for.
     pub(crate) fn encode_plain(&self, text: &str, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         work.take(text.len(), TEXT_BYTE)?;
-        let normalized = self.normalize(text, 0, work)?;
-        self.with_scratch(|scratch| self.encode_words(&normalized, scratch, work, ids))
+        let normalizers = self.normalizers();
+        let normalized = normalizers.apply(text, 0, work)?;
+        let marked = normalizers.mark_spaces(&normalized, 0, work)?;
+        self.with_scratch(|scratch| self.encode_words(&marked, scratch, work, ids))
     }
 
     fn with_scratch<T>(&self, encode: impl FnOnce(&mut Scratch) -> T) -> T {
@@ -123,8 +132,12 @@ impl Flat {
         result
     }
 
-    fn normalize<'t>(&self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
-        normalize::normalize(self.components.get_normalizers(), text, offset, work)
+    fn normalizers(&self) -> Normalizers<'_> {
+        Normalizers {
+            all: self.components.get_normalizers(),
+            charsmap: Charsmap::read(self.section(Section::Charsmap)),
+            runs_of_spaces: self.meta.flags & Meta::RUNS_OF_SPACES != 0,
+        }
     }
 
     fn encode_text(
@@ -135,6 +148,7 @@ impl Flat {
         work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
+        let normalizers = self.normalizers();
         for segment in self.added.raw.segments(text) {
             work.take(1, SEGMENT)?;
             let range = match segment {
@@ -146,12 +160,15 @@ impl Flat {
             };
             let offset = base.wrapping_add(range.start);
             let chunk = text.get(range).unwrap_or_default();
-            let normalized = self.normalize(chunk, offset, work)?;
+            let normalized = normalizers.apply(chunk, offset, work)?;
             for segment in self.added.normalized.segments(&normalized) {
                 match segment {
                     Segment::Token(id) => ids.push(id),
                     Segment::Text(range) => {
-                        self.encode_words(normalized.get(range).unwrap_or_default(), scratch, work, ids)?;
+                        let offset = offset.wrapping_add(range.start);
+                        let chunk = normalized.get(range).unwrap_or_default();
+                        let marked = normalizers.mark_spaces(chunk, offset, work)?;
+                        self.encode_words(&marked, scratch, work, ids)?;
                     }
                 }
             }
@@ -180,7 +197,19 @@ impl Flat {
             )
             .map_err(failed)?;
         let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
-        scratch.encode_words(&self.tables(), neighbours, text, work, ids)
+        scratch.encode_words(&self.model(), neighbours, text, work, ids)
+    }
+
+    fn model(&self) -> Model<'_> {
+        match self.meta.kind {
+            Kind::Bpe => Model::Bpe(self.tables()),
+            Kind::Unigram => Model::Unigram(Unigram {
+                meta: self.meta,
+                tokens: DoubleArray::new(self.section(Section::Tokens)),
+                scores: self.section(Section::Scores).as_chunks().0,
+                bytes: self.section(Section::Bytes).as_chunks().0,
+            }),
+        }
     }
 
     fn section(&self, section: Section) -> &[u8] {
@@ -206,10 +235,16 @@ impl Flat {
     }
 }
 
+/// What makes ids of words.
+enum Model<'a> {
+    Bpe(Tables<'a>),
+    Unigram(Unigram<'a>),
+}
+
 impl Scratch {
     fn encode_words(
         &mut self,
-        tables: &Tables<'_>,
+        model: &Model<'_>,
         neighbours: Neighbours<'_>,
         text: &str,
         work: &Work,
@@ -220,14 +255,14 @@ impl Scratch {
         let encoded = words.iter().try_for_each(|span| {
             let word = span.start as usize..span.end as usize;
             if word.len() <= cache::SHORT || !neighbours.are_known() {
-                return self.encode_word(tables, text, word, work, ids);
+                return self.encode_word(model, text, word, work, ids);
             }
             work.take(word.len(), LONG_WORD_BYTE)?;
             let start = word.start;
             let mut pieces = neighbours.pieces(text.get(word).unwrap_or_default());
             pieces.try_for_each(|piece| {
                 let piece = start.wrapping_add(piece.start)..start.wrapping_add(piece.end);
-                self.encode_word(tables, text, piece, work, ids)
+                self.encode_word(model, text, piece, work, ids)
             })
         });
         self.words = words;
@@ -238,7 +273,7 @@ impl Scratch {
     #[inline(always)]
     fn encode_word(
         &mut self,
-        tables: &Tables<'_>,
+        model: &Model<'_>,
         text: &str,
         word: Range<usize>,
         work: &Work,
@@ -247,13 +282,13 @@ impl Scratch {
         let before = ids.len();
         if let Some(key) = Key::of(text.as_bytes(), word.start, word.len()) {
             if !self.cache.short(key, ids) {
-                self.encode_new_word(tables, text.get(word), key.hash(), work, ids)?;
+                self.encode_new_word(model, text.get(word), key.hash(), work, ids)?;
                 self.cache.insert_short(key, ids.get(before..).unwrap_or_default());
             }
         } else if let Some(word) = text.get(word) {
             let hash = cache::hash(word.as_bytes());
             if !self.cache.long(word.as_bytes(), hash, ids) {
-                self.encode_new_word(tables, Some(word), hash, work, ids)?;
+                self.encode_new_word(model, Some(word), hash, work, ids)?;
                 let ids = ids.get(before..).unwrap_or_default();
                 self.cache.insert_long(word.as_bytes(), hash, ids);
             }
@@ -261,9 +296,10 @@ impl Scratch {
         Ok(())
     }
 
+    #[inline(never)]
     fn encode_new_word(
         &mut self,
-        tables: &Tables<'_>,
+        model: &Model<'_>,
         word: Option<&str>,
         hash: u64,
         work: &Work,
@@ -271,15 +307,19 @@ impl Scratch {
     ) -> Result<(), EncodeError> {
         let word = word.unwrap_or_default();
         work.take(1, NEW_WORD)?;
-        match tables.word(hash, word.as_bytes()) {
-            Some(id) => ids.push(id),
-            None => self.merger.encode(tables, word, work, ids)?,
+        match model {
+            Model::Bpe(tables) => match tables.word(hash, word.as_bytes()) {
+                Some(id) => ids.push(id),
+                None => self.merger.encode(tables, word, work, ids)?,
+            },
+            Model::Unigram(unigram) => unigram.encode(word, &mut self.lattice, work, ids)?,
         }
         Ok(())
     }
 
     fn shrink(&mut self) {
         self.merger.shrink(KEPT_SYMBOLS);
+        self.lattice.shrink(KEPT_SYMBOLS);
         if self.words.capacity() > KEPT_WORDS {
             self.words = Vec::new();
             self.pre_tokenizer = PreTokenizerScratch::default();

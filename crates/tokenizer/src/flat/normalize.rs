@@ -7,9 +7,11 @@
 
 use std::borrow::Cow;
 
+use tk_encode::normalizers::replace::{Replace, ReplacePattern};
 use tk_encode::pipeline::{Normalizer, PipelineNormalizer};
 use work::Work;
 
+use super::charsmap::Charsmap;
 use super::failed;
 use crate::EncodeError;
 
@@ -102,46 +104,110 @@ fn is_newer(character: char) -> bool {
 /// [`work`]).
 const LOOKED_AT: u64 = 5;
 const NORMALIZED: u64 = 30;
+/// What a byte costs that is looked up in a character map, and one beyond ASCII besides.
+const MAPPED: u64 = 6;
+const MAPPED_BEYOND_ASCII: u64 = 8;
 
 /// Texts are brought to a Unicode form in pieces of about so many bytes, as most are in that form already: what is not
 /// takes several times as long.
 const PIECE: usize = if cfg!(test) { 5 } else { 256 };
 
-/// `text` after all of `normalizers`. `offset` is its place in the whole text, in bytes.
-pub(crate) fn normalize<'a>(
-    normalizers: &[PipelineNormalizer],
-    text: &'a str,
-    offset: usize,
-    work: &Work,
-) -> Result<Cow<'a, str>, EncodeError> {
-    let mut current = Cow::Borrowed(text);
-    for normalizer in normalizers {
-        current = match current {
-            Cow::Borrowed(text) => normalize_one(normalizer, text, offset, work)?,
-            Cow::Owned(text) => Cow::Owned(normalize_one(normalizer, &text, offset, work)?.into_owned()),
-        };
-    }
-    Ok(current)
+/// The normalizers of a tokenizer.
+#[derive(Clone, Copy)]
+pub(super) struct Normalizers<'n> {
+    pub(super) all: &'n [PipelineNormalizer],
+    /// What stands for a precompiled character map in `all`.
+    pub(super) charsmap: Option<Charsmap<'n>>,
+    /// See [`super::tables::Meta::RUNS_OF_SPACES`].
+    pub(super) runs_of_spaces: bool,
 }
 
-fn normalize_one<'a>(
-    normalizer: &PipelineNormalizer,
-    text: &'a str,
-    offset: usize,
-    work: &Work,
-) -> Result<Cow<'a, str>, EncodeError> {
-    match normalizer {
-        PipelineNormalizer::NFC(_)
-        | PipelineNormalizer::NFD(_)
-        | PipelineNormalizer::NFKC(_)
-        | PipelineNormalizer::NFKD(_) => to_unicode_form(normalizer, text, work),
-        _ => {
-            // Of the library's own kinds the slowest costs what a Unicode form does; a replacement is as good as free.
-            if !matches!(normalizer, PipelineNormalizer::Replace(_)) {
-                work.take(beyond_ascii(text), NORMALIZED)?;
-            }
-            normalizer.normalize(text, offset).map_err(failed)
+impl Normalizers<'_> {
+    /// `text` after all of them but for [`Normalizers::mark_spaces`]. `offset` is its place in the whole text, in bytes.
+    pub(super) fn apply<'t>(self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
+        let mut current = Cow::Borrowed(text);
+        for normalizer in self.split().0 {
+            current = match current {
+                Cow::Borrowed(text) => self.one(normalizer, text, offset, work)?,
+                Cow::Owned(text) => Cow::Owned(self.one(normalizer, &text, offset, work)?.into_owned()),
+            };
         }
+        Ok(current)
+    }
+
+    /// A normalized `text` without added tokens with its spaces marked, where `tokenizer.json` has a pre-tokenizer
+    /// (`Metaspace`) that does so. The library sees a normalizer in it, and looks for added tokens behind it.
+    pub(super) fn mark_spaces<'t>(
+        self,
+        text: &'t str,
+        offset: usize,
+        work: &Work,
+    ) -> Result<Cow<'t, str>, EncodeError> {
+        match self.split().1 {
+            Some(marker) => self.one(marker, text, offset, work),
+            None => Ok(Cow::Borrowed(text)),
+        }
+    }
+
+    /// All but the one that marks spaces, and that.
+    fn split(&self) -> (&[PipelineNormalizer], Option<&PipelineNormalizer>) {
+        match self.all {
+            [others @ .., marker @ PipelineNormalizer::Metaspace(_)] => (others, Some(marker)),
+            others => (others, None),
+        }
+    }
+
+    #[inline(never)]
+    fn one<'t>(
+        &self,
+        normalizer: &PipelineNormalizer,
+        text: &'t str,
+        offset: usize,
+        work: &Work,
+    ) -> Result<Cow<'t, str>, EncodeError> {
+        match (normalizer, self.charsmap) {
+            (
+                PipelineNormalizer::NFC(_)
+                | PipelineNormalizer::NFD(_)
+                | PipelineNormalizer::NFKC(_)
+                | PipelineNormalizer::NFKD(_),
+                _,
+            ) => to_unicode_form(normalizer, text, work),
+            (PipelineNormalizer::Precompiled(_), Some(charsmap)) => {
+                work.take(text.len(), MAPPED)?;
+                work.take(beyond_ascii(text), MAPPED_BEYOND_ASCII)?;
+                Ok(charsmap.apply(text))
+            }
+            // A replacement is as good as free.
+            (PipelineNormalizer::Replace(replace), _) if self.runs_of_spaces && is_two_spaces(replace) => {
+                Ok(replace_runs_of_spaces(text, &replace.content))
+            }
+            (PipelineNormalizer::Replace(_), _) => normalizer.normalize(text, offset).map_err(failed),
+            _ => {
+                // Of the library's own kinds the slowest costs what a Unicode form does.
+                work.take(beyond_ascii(text), NORMALIZED)?;
+                normalizer.normalize(text, offset).map_err(failed)
+            }
+        }
+    }
+}
+
+fn is_two_spaces(replace: &Replace) -> bool {
+    *replace.pattern() == ReplacePattern::String("  ".to_owned())
+}
+
+fn replace_runs_of_spaces<'t>(text: &'t str, replacement: &str) -> Cow<'t, str> {
+    let mut changed: Option<String> = None;
+    let mut rest = text;
+    while let Some((before, run)) = rest.split_once("  ") {
+        let changed = changed.get_or_insert_default();
+        changed.push_str(before);
+        changed.push_str(replacement);
+        rest = run.trim_start_matches(' ');
+    }
+    match changed {
+        Some(changed) => Cow::Owned(changed + rest),
+        None => Cow::Borrowed(text),
     }
 }
 
@@ -262,8 +328,12 @@ mod tests {
                 })
                 .collect();
             let ours = |normalizer| {
-                let normalized = normalize(&[normalizer], &text, 0, &Work::unbounded());
-                normalized.unwrap().into_owned()
+                let normalizers = Normalizers {
+                    all: &[normalizer],
+                    charsmap: None,
+                    runs_of_spaces: false,
+                };
+                normalizers.apply(&text, 0, &Work::unbounded()).unwrap().into_owned()
             };
             let only = |pairs: &mut dyn Iterator<Item = (char, isize)>| {
                 pairs.map(|(character, _)| character).collect::<String>()

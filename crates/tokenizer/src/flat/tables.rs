@@ -25,46 +25,66 @@ pub(crate) const MAX_WHOLE_WORD: usize = (1 << (32 - ID_BITS)) - 1;
 /// Rank in the upper half (0 is merged first), the symbol that comes out in the lower.
 pub(crate) type Merge = u64;
 
-/// What the tables say beside themselves, 4 bytes each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the tables say beside themselves.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Meta {
+    pub(crate) kind: Kind,
     /// One more than the highest id.
     pub(crate) vocab_size: u32,
-    /// Bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one.
+    /// Of BPE: bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one. Of all:
+    /// bit 2: [`Meta::RUNS_OF_SPACES`].
     pub(crate) flags: u32,
-    /// Symbol of a character that has none and does not become bytes, or [`NO_SYMBOL`]: it is dropped.
+    /// Id of what has none, or [`NO_SYMBOL`]: then BPE drops it, and others fail.
     pub(crate) unknown: u32,
+    /// Score of an unknown character, in Unigram models.
+    pub(crate) unknown_score: f64,
+}
+
+/// Kinds of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Bpe = 1,
+    Unigram = 2,
 }
 
 impl Meta {
     pub(crate) const BYTES: u32 = 1;
     pub(crate) const FUSE_UNKNOWN: u32 = 2;
+    /// A normalizer that replaces two spaces replaces all spaces that stand side by side, two or more.
+    pub(crate) const RUNS_OF_SPACES: u32 = 4;
 
     pub(crate) fn write(self) -> Vec<u8> {
-        [self.vocab_size, self.flags, self.unknown]
-            .into_iter()
-            .flat_map(u32::to_le_bytes)
-            .collect()
+        let score = self.unknown_score.to_bits();
+        let numbers = [self.kind as u32, self.vocab_size, self.flags, self.unknown];
+        let numbers = numbers.into_iter().flat_map(u32::to_le_bytes);
+        numbers.chain(score.to_le_bytes()).collect()
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, LoadError> {
-        let [vocab_size, flags, unknown] = *bytes.as_chunks().0 else {
+        let (numbers, score) = bytes.split_first_chunk::<16>().ok_or(BAD)?;
+        let ([kind, vocab_size, flags, unknown], &[score]) = (numbers.as_chunks().0, score.as_chunks().0) else {
             return Err(BAD);
         };
-        let [vocab_size, flags, unknown] = [vocab_size, flags, unknown].map(u32::from_le_bytes);
-        let meta = Self {
+        let [kind, vocab_size, flags, unknown] = [*kind, *vocab_size, *flags, *unknown].map(u32::from_le_bytes);
+        let kind = match kind {
+            1 => Kind::Bpe,
+            2 => Kind::Unigram,
+            _ => return Err(BAD),
+        };
+        let known = |symbol| symbol < vocab_size || symbol == NO_SYMBOL;
+        (vocab_size <= ID_LIMIT && known(unknown)).then_some(()).ok_or(BAD)?;
+        Ok(Self {
+            kind,
             vocab_size,
             flags,
             unknown,
-        };
-        let known = |symbol| symbol < vocab_size || symbol == NO_SYMBOL;
-        (bytes.len() == 12 && vocab_size <= ID_LIMIT && known(unknown))
-            .then_some(meta)
-            .ok_or(BAD)
+            unknown_score: f64::from_le_bytes(score),
+        })
     }
 }
 
-const BAD: LoadError = LoadError::Damaged("a table has an impossible size or entry");
+pub(super) const BAD: LoadError = LoadError::Damaged("a table has an impossible size or entry");
 
 /// One merge, or [`PairSlot::EMPTY`]: the two symbols in the lower 20 bits of the first two numbers, the lower 12 and
 /// upper 8 bits of the rank above them, then the symbol that comes out.

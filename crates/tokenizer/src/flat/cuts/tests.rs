@@ -93,7 +93,29 @@ fn small_models() -> impl Iterator<Item = Tokenizer> {
             models.push(load(&json.to_string()));
         }
     }
+    models.extend(
+        flags
+            .into_iter()
+            .zip(["always", "first", "never"].into_iter().cycle())
+            .map(unigram),
+    );
     models.into_iter()
+}
+
+/// Of Unigram models only what stands between added tokens is cut.
+fn unigram(([lstrip, rstrip, single_word], prepend): ([bool; 3], &str)) -> Tokenizer {
+    let added = |id: usize, content: &str, normalized: bool| {
+        serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
+            "normalized": normalized, "special": false})
+    };
+    let vocab = ["<unk>", "▁", "a", "b", "ab", "▁a", "b▁", "▁▁", "▁b", "the", "\n"].map(|token| (token, -1.0));
+    let json = serde_json::json!({
+        "version": "2.0",
+        "normalizer": {"type": "MetaspaceNormalizer", "replacement": "▁", "prepend": prepend, "drop_whitespace": false},
+        "added_tokens": [added(11, "<|a|>", false), added(12, "<|a|><|b|>", false), added(13, "ab", true), added(14, "b<", false)],
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab},
+    });
+    load(&json.to_string())
 }
 
 /// Texts of fragments that meet in every way.
