@@ -259,8 +259,7 @@ impl Scratch {
             }
             work.take(word.len(), LONG_WORD_BYTE)?;
             let start = word.start;
-            let mut pieces = neighbours.pieces(text.get(word).unwrap_or_default());
-            pieces.try_for_each(|piece| {
+            neighbours.try_for_each_piece(text.get(word).unwrap_or_default(), |piece| {
                 let piece = start.wrapping_add(piece.start)..start.wrapping_add(piece.end);
                 self.encode_word(model, text, piece, work, ids)
             })

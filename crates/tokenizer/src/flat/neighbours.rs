@@ -93,18 +93,21 @@ impl<'a> Neighbours<'a> {
         !self.pairs.is_empty()
     }
 
-    /// Where the pieces of a word are.
-    pub(super) fn pieces(self, word: &str) -> impl Iterator<Item = Range<usize>> {
-        let mut characters = word.char_indices();
-        let mut before = characters.next().map_or('\0', |(_, character)| character);
-        let cuts = characters.filter_map(move |(at, after)| {
-            let together = self.are_together(before, after);
-            before = after;
-            (!together).then_some(at)
-        });
-        let mut start = 0;
-        let ends = cuts.chain([word.len()]);
-        ends.map(move |end| std::mem::replace(&mut start, end)..end)
+    /// Visits the pieces of a word, by where they are. (A loop, as the compiler leaves calls in the iterators of this.)
+    #[inline(always)]
+    pub(super) fn try_for_each_piece<E>(
+        self,
+        word: &str,
+        mut visit: impl FnMut(Range<usize>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut start, mut before) = (0, None);
+        for (at, character) in word.char_indices() {
+            if before.is_some_and(|before| !self.are_together(before, character)) {
+                visit(std::mem::replace(&mut start, at)..at)?;
+            }
+            before = Some(character);
+        }
+        visit(start..word.len())
     }
 
     #[inline(always)]
@@ -264,7 +267,12 @@ mod tests {
     fn pieces<'t>(tokens: &[&[u8]], text: &'t str) -> Vec<&'t str> {
         let section = Neighbours::of(tokens.iter().copied());
         let neighbours = Neighbours::read(&section).expect("a full section");
-        neighbours.pieces(text).map(|piece| &text[piece]).collect()
+        let mut pieces = Vec::new();
+        let visited = neighbours.try_for_each_piece(text, |piece| {
+            pieces.push(&text[piece]);
+            Ok::<(), ()>(())
+        });
+        visited.map(|()| pieces).unwrap()
     }
 
     #[test]
