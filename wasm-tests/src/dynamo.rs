@@ -1,6 +1,6 @@
 //! Dynamo's own processes: workers (its mocker) and frontends, which find one another through a directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::TcpListener;
@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testbed::{Client, EtcdApi, MODEL, Process, eventually, model_dir, workspace_root};
+
+/// Tokens of a block.
+const BLOCK_SIZE: &str = "16";
 
 /// A deployment of its own.
 #[derive(Debug)]
@@ -46,6 +49,14 @@ pub struct Frontend {
     pub process: Process,
     /// `ip:port`.
     pub address: String,
+}
+
+/// Dynamo's own KV router, and where it tells what it believes.
+#[derive(Debug)]
+pub struct Router {
+    /// Its process.
+    pub process: Process,
+    address: String,
 }
 
 impl Dynamo {
@@ -99,7 +110,7 @@ impl Dynamo {
         keys
     }
 
-    /// Starts one worker with blocks of 16 tokens.
+    /// Starts one worker.
     ///
     /// # Errors
     /// When it does not start.
@@ -107,7 +118,7 @@ impl Dynamo {
         let model = self.model.to_string_lossy();
         #[rustfmt::skip]
         let mut words = vec![
-            "--model-path", &model, "--model-name", MODEL, "--block-size", "16", "--speedup-ratio", "1000",
+            "--model-path", &model, "--model-name", MODEL, "--block-size", BLOCK_SIZE, "--speedup-ratio", "1000",
         ];
         words.extend(args);
         self.spawn_module(name, "dynamo.mocker", &words)
@@ -141,6 +152,22 @@ impl Dynamo {
         ])?;
         let address = format!("127.0.0.1:{port}");
         Ok(Frontend { process, address })
+    }
+
+    /// Starts Dynamo's own KV router, which follows the workers for nobody.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn router(&self) -> Result<Router> {
+        let port = unused_port()?;
+        let script = workspace_root().join("wasm-tests/src/router.py");
+        let process = self.spawn(
+            "router",
+            &[&script.to_string_lossy()],
+            &[port.to_string(), BLOCK_SIZE.to_owned()],
+        )?;
+        let address = format!("127.0.0.1:{port}");
+        Ok(Router { process, address })
     }
 
     /// Ids of the workers that serve.
@@ -244,6 +271,27 @@ impl Frontend {
             .with_context(|| self.process.tail(20))?;
         }
         Ok(())
+    }
+}
+
+impl Router {
+    /// Names of the blocks that it believes each worker has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn believes(&self) -> Result<BTreeMap<u64, BTreeSet<String>>> {
+        let events = Client::new().get_json(&format!("http://{}", self.address)).await?;
+        let mut believed = BTreeMap::<u64, BTreeSet<String>>::new();
+        for event in events.as_array().context("events")? {
+            let blocks = &event["event"]["data"]["stored"]["blocks"];
+            let names = blocks.as_array().context("blocks")?.iter();
+            let worker = event["worker_id"].as_u64().context("worker_id")?;
+            believed
+                .entry(worker)
+                .or_default()
+                .extend(names.map(|block| block["block_hash"].to_string()));
+        }
+        Ok(believed)
     }
 }
 

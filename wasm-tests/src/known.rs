@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testbed::Testbed;
+use testbed::{Testbed, eventually};
+
+use crate::dynamo::Router;
 
 /// Blocks as the admin API lists them, by worker.
 pub type Known = BTreeMap<u64, BTreeSet<String>>;
@@ -29,6 +31,31 @@ pub async fn known(bed: &Testbed, workers: &[u64]) -> Result<Known> {
         known.insert(*worker, answer.text().lines().map(str::to_owned).collect());
     }
     Ok(known)
+}
+
+/// Waits until what is known of these workers is what Dynamo's own router believes.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn is_believed(router: &Router, bed: &Testbed, workers: &[u64]) -> Result<()> {
+    eventually("an index that is Dynamo's", || async {
+        let (ours, theirs) = (names(&known(bed, workers).await?)?, router.believes().await?);
+        ensure!(ours == theirs, "{ours:?}, and Dynamo's router believes {theirs:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The workers' own names of their blocks, without the workers that have none.
+fn names(known: &Known) -> Result<BTreeMap<u64, BTreeSet<String>>> {
+    let name = |line: &String| {
+        let block: Value = serde_json::from_str(line)?;
+        Ok(block["engine_hash"].as_str().context("engine_hash")?.to_owned())
+    };
+    let named = known.iter().filter(|(_, blocks)| !blocks.is_empty());
+    named
+        .map(|(worker, blocks)| Ok((*worker, blocks.iter().map(name).collect::<Result<_>>()?)))
+        .collect()
 }
 
 /// How many each has.

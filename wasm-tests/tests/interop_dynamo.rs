@@ -9,6 +9,7 @@ use testbed::{
     Client, ControlPlaneOptions, Engine, EngineOptions, EnvoyOptions, MODEL, Mode, Testbed, eventually, workspace_root,
 };
 use wasm_tests::dynamo::{Dynamo, Frontend};
+use wasm_tests::known::is_believed;
 use wasm_tests::state::{Decisions, Status, Truth};
 use wasm_tests::{gateway, run, synced};
 
@@ -18,8 +19,9 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
     let dir = workspace_root().join(format!("target/testbed/dynamo-fleet-{}", std::process::id()));
     let dynamo = Dynamo::new(&dir)?;
     let direct = dynamo.frontend("direct", "direct")?;
-    // Dynamo's own router, which sees the same events.
+    // Dynamo's own router, which sees the same events: how it decides, and by what.
     let oracle = dynamo.frontend("oracle", "kv")?;
+    let router = dynamo.router()?;
     let (mut first_process, first) = dynamo.new_worker("first", &[]).await?;
     let (_second_process, second) = dynamo.new_worker("second", &[]).await?;
     direct.serves().await?;
@@ -74,6 +76,7 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
         })
         .await?;
         views_have_blocks_of(bed, &[first, second, third]).await?;
+        is_believed(&router, bed, &[first, second, third]).await?;
         assert_eq!(serves(bed, &theirs).await?, third);
 
         // One goes: what it had is nobody's, and whoever is left serves.
@@ -90,6 +93,7 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
             .await?;
         ranks_are(bed, &[second, third]).await?;
         views_have_blocks_of(bed, &[second, third]).await?;
+        is_believed(&router, bed, &[second, third]).await?;
         for (prompt, worker) in [(&prompts[1], second), (&prompts[3], second), (&theirs, third)] {
             assert_eq!(serves(bed, prompt).await?, worker);
             assert_eq!(would_choose(&client, &oracle, prompt).await?, worker);

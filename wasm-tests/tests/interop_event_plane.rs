@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testbed::{Client, ControlPlaneOptions, MODEL, Testbed, eventually, workspace_root};
 use wasm_tests::dynamo::{Dynamo, Frontend};
 use wasm_tests::event_plane::Carrier;
-use wasm_tests::known::{known, sizes};
+use wasm_tests::known::{is_believed, known, sizes};
 use wasm_tests::run;
 
 /// So few that prompts drive one another out.
@@ -55,6 +55,7 @@ async fn follows(name: &str, dynamo: Dynamo, mut carriers: Vec<Carrier>, discove
     let (_first_process, first) = dynamo.new_worker("first", &args).await?;
     let (_second_process, second) = dynamo.new_worker("second", &args).await?;
     frontend.serves().await?;
+    let router = dynamo.router()?;
     let workers = [first, second];
     let mut traffic = Traffic {
         client: Client::new(),
@@ -96,6 +97,7 @@ async fn follows(name: &str, dynamo: Dynamo, mut carriers: Vec<Carrier>, discove
         // Prompts drive one another out, too.
         traffic.send(40).await?;
         agrees("what was cached meanwhile").await?;
+        is_believed(&router, bed, &workers).await?;
 
         // With one of several gone, the others carry on.
         let last = carriers.len() - 1;
@@ -104,6 +106,8 @@ async fn follows(name: &str, dynamo: Dynamo, mut carriers: Vec<Carrier>, discove
         }
         traffic.send(20).await?;
         agrees("what came by the last one left").await?;
+        // Later it is no measure: what it misses it asks for only when the next event shows it a gap.
+        is_believed(&router, bed, &workers).await?;
         carriers[last].kill();
         lost(bed).await?;
         traffic.send(20).await?;
