@@ -28,7 +28,7 @@ const PROMPTS: u64 = 40;
 /// Faults between two quiet points.
 const BETWEEN: u64 = 3;
 /// Faults in CI; a nightly run has more.
-const FAULTS: u64 = 6;
+const FAULTS: u64 = 20;
 
 /// What can go wrong. Each kind strikes, lasts for some requests, and is mended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ struct Fleet {
     nats: Carrier,
     workers: Vec<(Process, u64)>,
     started: usize,
+    /// Workers that etcd still has though they were killed.
+    killed: Vec<u64>,
 }
 
 impl Fleet {
@@ -75,6 +77,7 @@ impl Fleet {
             nats,
             workers: Vec::new(),
             started: 0,
+            killed: Vec::new(),
         };
         for _ in 0..3 {
             let worker = fleet.new_worker().await?;
@@ -96,13 +99,26 @@ impl Fleet {
 
     async fn strike(&mut self, fault: Fault, bed: &mut Testbed, victim: usize) -> Result<()> {
         match fault {
-            Fault::WorkerKilled => self.workers[victim].0.kill(),
+            Fault::WorkerKilled => {
+                let (process, id) = &mut self.workers[victim];
+                process.kill();
+                self.killed.push(*id);
+            }
             Fault::WorkerStopped => drop(self.workers[victim].0.terminate().await?),
             Fault::Etcd => self.etcd.process.kill(),
             Fault::Nats => self.nats.kill(),
             Fault::ControlPlane => bed.control_plane.as_mut().context("control plane")?.process.kill(),
         }
         Ok(())
+    }
+
+    /// Ends the leases of the workers that were killed, as their time would, after 20 s each.
+    async fn end_leases(&mut self) {
+        for id in self.killed.drain(..) {
+            // A worker's id is that of its lease. One that has ended by itself is refused.
+            let lease = json!({"ID": id.to_string()});
+            let _ = self.etcd.api.call("/v3/lease/revoke", &lease).await;
+        }
     }
 
     async fn mend(&mut self, fault: Fault, bed: &mut Testbed, victim: usize) -> Result<()> {
@@ -175,6 +191,7 @@ async fn no_ghost_and_none_lost_whatever_fails_before_dynamos_workers() -> Resul
             *struck.entry(fault).or_insert(0) += 1;
             if (number + 1) % BETWEEN == 0 || number + 1 == faults {
                 let since = Instant::now();
+                fleet.end_leases().await;
                 quiet(bed, &options, &fleet.ids())
                     .await
                     .with_context(|| format!("after {} faults, {struck:?}, seed {seed}", number + 1))?;
@@ -198,17 +215,18 @@ async fn no_ghost_and_none_lost_whatever_fails_before_dynamos_workers() -> Resul
 async fn send(bed: &Testbed, sent: &mut u64, count: u64, random: impl Fn(u64, u64) -> u64) -> Result<()> {
     let url = gateway(bed)?.url("/v1/completions");
     for _ in 0..count {
-        let word = random(*sent, 4) % PROMPTS;
+        bed.client.post_json(&url, &prompt(random(*sent, 4) % PROMPTS)).await?;
         *sent += 1;
-        let prompt: String = (0..60).map(|n| format!("{word} lanterns {n} ")).collect();
-        bed.client
-            .post_json(&url, &json!({"model": MODEL, "max_tokens": 2, "prompt": prompt}))
-            .await?;
     }
     Ok(())
 }
 
-/// Waits until what is known is what the workers' own indexes say, and every VM has it.
+fn prompt(number: u64) -> Value {
+    let prompt: String = (0..60).map(|n| format!("{number} lanterns {n} ")).collect();
+    json!({"model": MODEL, "max_tokens": 2, "prompt": prompt})
+}
+
+/// Waits until what is known is what the workers' own indexes say, and every VM has it. Then requests are answered.
 async fn quiet(bed: &Testbed, options: &ControlPlaneOptions, workers: &[u64]) -> Result<()> {
     let fresh = Testbed::builder("interop-faults-fresh")
         .control_plane(options.clone())
@@ -220,7 +238,16 @@ async fn quiet(bed: &Testbed, options: &ControlPlaneOptions, workers: &[u64]) ->
         Status::read(bed).await?.ensure_acked(bed)?;
         Ok(Some(()))
     })
-    .await
+    .await?;
+    let url = gateway(bed)?.url("/v1/completions");
+    let answer = bed.client.post_json(&url, &prompt(0)).await?;
+    ensure!(
+        answer.status == 200,
+        "nothing is broken: {} {}",
+        answer.status,
+        answer.text()
+    );
+    Ok(())
 }
 
 fn setting(name: &str, default: u64) -> Result<u64> {
