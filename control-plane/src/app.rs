@@ -14,8 +14,6 @@ use router_core::hash::BlockLayout;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::admin::metrics::Metrics;
@@ -40,12 +38,10 @@ use crate::state::Store;
 use crate::sync::bound::Bound;
 use crate::sync::filters::Filters;
 use crate::sync::pool::{PoolHandle, PoolTask};
-use crate::sync::{SyncServer, SyncService};
+use crate::sync::{self, SyncService};
 
 /// How long open connections may take to end on a stop.
 const DRAIN: Duration = Duration::from_secs(5);
-/// A connection that does not answer pings is closed, so that dead filters do not pile up.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The running process.
 #[derive(Debug)]
@@ -153,17 +149,9 @@ impl App {
             metrics.clone(),
             stopped.clone(),
         );
-        let server = SyncServer::new(service).max_decoding_message_size(proto::MAX_MESSAGE_BYTES);
-        // Else what is small waits for the filter's acknowledgement of what came before, up to 40 ms.
-        let incoming = TcpIncoming::from(sync_listener).with_nodelay(Some(true));
         let stop_sync = wait_for_stop(stopped.clone());
         servers.spawn(async move {
-            let server = Server::builder()
-                .http2_keepalive_interval(Some(PING_INTERVAL))
-                .http2_keepalive_timeout(Some(PING_INTERVAL))
-                .add_service(server);
-            server
-                .serve_with_incoming_shutdown(incoming, stop_sync)
+            sync::serve(sync_listener, service, stop_sync)
                 .await
                 .context("sync server")
         });
