@@ -1,23 +1,21 @@
 //! From a request to a decision.
 
+pub mod reading;
+
 use crate::artefacts::Artefacts;
 use crate::state::State;
-use memory::{Content, Memory, Part, Text};
+use memory::Memory;
 use prompt::token_data::Splice;
-use prompt::{Body, Media, Piece, Prompt as PromptText, Shape};
+use prompt::{Body, Shape};
+use reading::{Blocks, Extent, Reading, Recall, guess, understand};
 use router_core::Millis;
 use router_core::fleet::Pool;
-use router_core::hash::{HashSeed, SequenceHash, local_hashes, sequence_hashes};
+use router_core::hash::SequenceHash;
 use router_core::ladder::Footing;
 use router_core::router::{Decision, Prompt, Router};
 use serde::Deserialize;
 use std::borrow::Cow;
 use work::{Limits, Work};
-
-/// Bytes of a body per token of its prompt, to guess at prompts that are not read.
-const BYTES_PER_TOKEN: u64 = 4;
-/// Tokens of an image or the like, to guess at prompts with such: models make some hundred to some thousand of one.
-const TOKENS_PER_MEDIUM: u64 = 1_000;
 
 /// What is there of a request when it has to be routed.
 #[derive(Clone, Copy, Debug)]
@@ -54,15 +52,6 @@ pub struct Routed {
     pub recall: Recall,
 }
 
-/// A prompt's text, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recall {
-    /// In all.
-    pub bytes: u64,
-    /// Of that, what was remembered and not tokenized again.
-    pub remembered: u64,
-}
-
 /// What workers get in place of what the client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NewBody {
@@ -70,33 +59,6 @@ pub enum NewBody {
     WithTokens(Vec<u8>),
     /// Without the token ids that the client put in, as there are none of ours.
     WithoutTokens(Vec<u8>),
-}
-
-/// A prompt as far as it was understood.
-struct Reading {
-    input_tokens: u64,
-    /// Whether the pool's workers take token ids.
-    inject_tokens: bool,
-    known: Result<Blocks, &'static str>,
-}
-
-/// What the known blocks are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extent {
-    /// Those of the prompt.
-    Prompt,
-    /// Those of the first of several prompts.
-    FirstPrompt,
-    /// The first ones of the prompt, up to its first image or the like.
-    TextBeforeMedia,
-}
-
-struct Blocks {
-    hashes: Vec<SequenceHash>,
-    extent: Extent,
-    recall: Recall,
-    /// Of a prompt that came as text, for workers that want them.
-    tokens: Option<Vec<u32>>,
 }
 
 /// Decides. Never fails: whatever is wrong with the request is the reason for a lower rung.
@@ -257,155 +219,6 @@ fn only_pool<'r>(router: &'r Router, reason: &'static str) -> Result<&'r Pool, &
     match pools.next() {
         None => Ok(pool),
         Some(_) => Err(reason),
-    }
-}
-
-/// Body to prompt to tokens to blocks. The error says which step failed.
-///
-/// The cache namespace is the body's `cache_salt`: plain vLLM workers, which this reads for, know no other. (Dynamo's
-/// also take the header `x-tenant-id`.)
-fn understand(
-    artefacts: &Artefacts,
-    memory: &mut Memory,
-    pool: &Pool,
-    lora: Option<&str>,
-    body: &Body<'_>,
-    work: &Work,
-    now: Millis,
-) -> Result<Reading, &'static str> {
-    let tokenizer_id = pool.tokenizer.ok_or("no_tokenizer")?;
-    let tokenizer = artefacts.tokenizer(tokenizer_id).ok_or("tokenizer_unusable")?;
-    let template = pool.template.and_then(|id| artefacts.template(id));
-    if let Some(template) = template {
-        template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
-    }
-    let seed = HashSeed::new(lora, body.cache_salt());
-    let extent = match body.is_batch() {
-        true => Extent::FirstPrompt,
-        false => Extent::Prompt,
-    };
-    let mut read = |content, want_tokens| {
-        let prompt = memory::Prompt {
-            content,
-            tokenizer,
-            tokenizer_id: tokenizer_id.0,
-            layout: pool.layout,
-            seed,
-            want_tokens,
-        };
-        memory.read(prompt, work).map_err(|error| error.reason())
-    };
-    let (input_tokens, blocks) = match body.prompt_within(template, work).map_err(|error| error.reason())? {
-        PromptText::Tokens(tokens) => {
-            let blocks = Blocks {
-                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
-                extent,
-                recall: Recall::default(),
-                tokens: None,
-            };
-            (tokens.len() as u64, blocks)
-        }
-        PromptText::Text {
-            text,
-            add_special_tokens,
-            media,
-        } => {
-            // That embeddings take them is not known.
-            let want_tokens =
-                pool.inject_tokens && extent == Extent::Prompt && media.is_none() && body.shape() != Shape::Embeddings;
-            let known = match media {
-                None => text.len(),
-                // A tokenizer that texts cannot be cut for does not say which ids are settled.
-                Some(media) => tokenizer.cutter().ok_or("multimodal")?.settled(&text, media.before),
-            };
-            let content = Content::Text(Text {
-                text: text.get(..known).unwrap_or_default(),
-                add_special_tokens,
-                is_whole: media.is_none(),
-            });
-            let read = read(content, want_tokens)?;
-            let blocks = Blocks {
-                hashes: read.blocks,
-                extent: media.map_or(extent, |_| Extent::TextBeforeMedia),
-                recall: Recall {
-                    bytes: known as u64,
-                    remembered: read.remembered_bytes as u64,
-                },
-                tokens: want_tokens.then_some(read.tokens),
-            };
-            let rest = media.map_or(0, |media| guessed_tokens(text.len().saturating_sub(known), media));
-            ((read.input_tokens as u64).saturating_add(rest), blocks)
-        }
-        // A worker that takes token ids truncates prompts in its own way.
-        PromptText::Truncated { .. } if pool.inject_tokens => return Err("unsupported_field"),
-        PromptText::Truncated {
-            text,
-            add_special_tokens,
-            truncation,
-        } => {
-            let content = Content::Text(Text {
-                text: &text,
-                add_special_tokens,
-                is_whole: true,
-            });
-            let read = read(content, true)?;
-            let around = if add_special_tokens { tokenizer.around() } else { [0; 2] };
-            let tokens = truncation.apply(&read.tokens, around).map_err(|error| error.reason())?;
-            let blocks = Blocks {
-                hashes: sequence_hashes(local_hashes(&tokens, pool.layout, seed)),
-                extent,
-                recall: Recall {
-                    bytes: text.len() as u64,
-                    remembered: read.remembered_bytes as u64,
-                },
-                tokens: None,
-            };
-            (tokens.len() as u64, blocks)
-        }
-        PromptText::Pieces(pieces) => {
-            let parts: Vec<_> = pieces.iter().map(part).collect();
-            let read = read(Content::Parts(&parts), pool.inject_tokens)?;
-            let blocks = Blocks {
-                hashes: read.blocks,
-                extent,
-                recall: Recall {
-                    bytes: parts.iter().map(|part| part.as_str().len() as u64).sum(),
-                    remembered: read.remembered_bytes as u64,
-                },
-                tokens: pool.inject_tokens.then_some(read.tokens),
-            };
-            (read.input_tokens as u64, blocks)
-        }
-    };
-    let nothing_before_media = blocks.extent == Extent::TextBeforeMedia && blocks.hashes.is_empty();
-    Ok(Reading {
-        input_tokens,
-        inject_tokens: pool.inject_tokens,
-        known: match nothing_before_media {
-            true => Err("multimodal"),
-            false => Ok(blocks),
-        },
-    })
-}
-
-/// A guess at what so many bytes of text with media in it come to.
-fn guessed_tokens(bytes: usize, media: Media) -> u64 {
-    let of_media = (media.count as u64).saturating_mul(TOKENS_PER_MEDIUM);
-    (bytes as u64 / BYTES_PER_TOKEN).saturating_add(of_media)
-}
-
-fn part(piece: &Piece) -> Part<'_> {
-    match piece {
-        Piece::Special(token) => Part::Special(token),
-        Piece::Text(text) => Part::Text(text),
-    }
-}
-
-fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {
-    Reading {
-        input_tokens: bytes / BYTES_PER_TOKEN,
-        inject_tokens: pool.inject_tokens,
-        known: Err(reason),
     }
 }
 

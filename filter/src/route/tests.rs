@@ -1,5 +1,6 @@
 mod prompts;
 
+use super::reading::BYTES_PER_TOKEN;
 use super::*;
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Fleet, ModelName};

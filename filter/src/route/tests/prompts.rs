@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use router_core::hash::{HashSeed, local_hashes, sequence_hashes};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
