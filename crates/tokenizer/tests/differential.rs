@@ -29,7 +29,8 @@ macro_rules! ids_equal_those_of_the_other_implementations {
             use super::*;
             $(#[test]
             fn $name() {
-                compare(&$model, $form);
+                let json = $model;
+                compare(&json, $form, library(&json));
             })*
         }
     };
@@ -64,7 +65,8 @@ fn ids_equal_for_further_models() {
         let json = std::fs::read_to_string(Path::new(dir).join("tokenizer.json")).unwrap();
         let form = load(&json).form();
         println!("{dir}: {form:?}");
-        compare(&json, form);
+        // Of the library by itself not all is right (`build` makes up for it).
+        compare(&json, form, None);
     }
 }
 
@@ -112,7 +114,7 @@ fn encode(ours: &Tokenizer, document: &str, add_special_tokens: bool, ids: &mut 
     Ok(())
 }
 
-fn compare(json: &str, form: Form) {
+fn compare(json: &str, form: Form, library: Option<Tokenizer>) {
     let theirs: tokenizers::Tokenizer = as_from_pypi(json).parse().unwrap();
     let added = theirs.get_added_tokens_decoder().into_values();
     let mut tokens: Vec<String> = added.map(|token| token.content).collect();
@@ -121,7 +123,6 @@ fn compare(json: &str, form: Form) {
     assert!(documents.len() >= DOCUMENTS);
     let ours = load(json);
     assert_eq!(ours.form(), form);
-    let library = library(json);
     let mut compared = 0;
     let mut check = |ours: &Tokenizer, document: &str, add_special_tokens: bool| {
         if ours.form() == Form::Json && is_newer_to_the_library(document) {

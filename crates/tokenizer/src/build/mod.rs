@@ -4,6 +4,7 @@ mod bpe;
 mod chars;
 mod normalizer;
 mod tokens;
+mod vocab;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -44,7 +45,8 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
     let mut parsed = serde_json::from_slice(json).unwrap_or_default();
     check_ids(&parsed)?;
     let has_runs = normalizer::replace_runs_of_spaces(&mut parsed);
-    let json = match add_unused_bytes(&mut parsed) || has_runs {
+    let is_mended = vocab::add_unused_bytes(&mut parsed) | vocab::leave_out_misspelled(&mut parsed);
+    let json = match is_mended || has_runs {
         true => Cow::Owned(parsed.to_string().into_bytes()),
         false => Cow::Borrowed(json),
     };
@@ -90,46 +92,6 @@ fn check_ids(json: &serde_json::Value) -> Result<(), LoadError> {
 
 /// The largest id of a token; the largest vocabularies have some 300,000 tokens.
 const MAX_ID: f64 = 16_777_215.0;
-
-/// Gives each ASCII character that is a token itself a token for its byte, if it has none; tells whether there was one.
-///
-/// The library wants one for every byte. The vocabulary of Gemma 1 and 2 has none for the tab's, which is never needed: a
-/// character falls back to its bytes only where it is no token. So no text gets the new ids.
-fn add_unused_bytes(json: &mut serde_json::Value) -> bool {
-    let model = json.get("model");
-    let field = |name| model.and_then(|model| model.get(name)).filter(|value| !value.is_null());
-    let falls_back = field("byte_fallback").and_then(serde_json::Value::as_bool) == Some(true);
-    let has_affixes = ["continuing_subword_prefix", "end_of_word_suffix"]
-        .into_iter()
-        .any(|name| field(name).is_some());
-    if !falls_back || has_affixes {
-        return false;
-    }
-    let ids = |tokens: &serde_json::Value| tokens.as_u64().unwrap_or_default();
-    let added = json.get("added_tokens").and_then(serde_json::Value::as_array);
-    let added = added
-        .into_iter()
-        .flatten()
-        .filter_map(|added| added.get("id"))
-        .map(ids)
-        .max();
-    let Some(vocab) = json
-        .pointer_mut("/model/vocab")
-        .and_then(serde_json::Value::as_object_mut)
-    else {
-        return false;
-    };
-    let highest = vocab.values().map(ids).max().max(added).unwrap_or_default();
-    let missing: Vec<_> = (0..=0x7f_u8)
-        .filter(|&byte| vocab.contains_key(char::from(byte).encode_utf8(&mut [0; 4])))
-        .map(|byte| format!("<0x{byte:02X}>"))
-        .filter(|token| !vocab.contains_key(token))
-        .collect();
-    let is_any = !missing.is_empty();
-    let unused = highest.saturating_add(1)..;
-    vocab.extend(missing.into_iter().zip(unused.map(serde_json::Value::from)));
-    is_any
-}
 
 /// A regex that would need a regex engine is found out about when it is used. A model without an unknown token refuses
 /// texts of other characters than its own, so one of its tokens will do as a text.

@@ -1,0 +1,63 @@
+//! Vocabularies as the library has to be given them.
+
+use serde_json::Value;
+use tk_encode::utils::byte_level::char_to_byte;
+
+/// Leaves tokens out of a byte-level vocabulary that are not spelled in bytes; tells whether there were any.
+///
+/// `tokenizers` finds them in no text, as it spells texts in bytes first. The library does (`🇺` of Command R+).
+pub(super) fn leave_out_misspelled(json: &mut Value) -> bool {
+    if json.pointer("/model/byte_level") != Some(&Value::Bool(true)) {
+        return false;
+    }
+    let is_spelled = |token: &str| token.chars().all(|spelling| char_to_byte(spelling).is_some());
+    // What is merged from them the library would not find, and no text has it either way.
+    let merges = json.pointer("/model/merges").and_then(Value::as_array);
+    let mut merged = merges.into_iter().flatten().filter_map(Value::as_array).flatten();
+    if merged.any(|token| !token.as_str().is_some_and(is_spelled)) {
+        return false;
+    }
+    let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_object_mut) else {
+        return false;
+    };
+    let before = vocab.len();
+    vocab.retain(|token, _| is_spelled(token));
+    vocab.len() < before
+}
+
+/// Gives each ASCII character that is a token itself a token for its byte, if it has none; tells whether there was one.
+///
+/// The library wants one for every byte. The vocabulary of Gemma 1 and 2 has none for the tab's, which is never needed: a
+/// character falls back to its bytes only where it is no token. So no text gets the new ids.
+pub(super) fn add_unused_bytes(json: &mut Value) -> bool {
+    let model = json.get("model");
+    let field = |name| model.and_then(|model| model.get(name)).filter(|value| !value.is_null());
+    let falls_back = field("byte_fallback").and_then(Value::as_bool) == Some(true);
+    let has_affixes = ["continuing_subword_prefix", "end_of_word_suffix"]
+        .into_iter()
+        .any(|name| field(name).is_some());
+    if !falls_back || has_affixes {
+        return false;
+    }
+    let ids = |tokens: &Value| tokens.as_u64().unwrap_or_default();
+    let added = json.get("added_tokens").and_then(Value::as_array);
+    let added = added
+        .into_iter()
+        .flatten()
+        .filter_map(|added| added.get("id"))
+        .map(ids)
+        .max();
+    let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_object_mut) else {
+        return false;
+    };
+    let highest = vocab.values().map(ids).max().max(added).unwrap_or_default();
+    let missing: Vec<_> = (0..=0x7f_u8)
+        .filter(|&byte| vocab.contains_key(char::from(byte).encode_utf8(&mut [0; 4])))
+        .map(|byte| format!("<0x{byte:02X}>"))
+        .filter(|token| !vocab.contains_key(token))
+        .collect();
+    let is_any = !missing.is_empty();
+    let unused = highest.saturating_add(1)..;
+    vocab.extend(missing.into_iter().zip(unused.map(Value::from)));
+    is_any
+}
