@@ -64,30 +64,6 @@ async fn a_filter_gets_everything_and_follows() {
         *ready == json!({"ready": true, "waiting_for": [], "inexact_pools": [], "troubled_ranks": []})
     })
     .await;
-    let hashes: Vec<_> = hashes_of(&prompt(1, 3)).iter().map(|hash| hash.0.to_string()).collect();
-    let (_, overlap) = get(&app, &format!("/v1/overlap?pool={POOL}&hashes={}", hashes.join(","))).await;
-    let one = json!({"endpoint": "10.0.0.0:8000", "dp_rank": 0, "blocks": 3, "device": 3, "host": 0, "disk": 0});
-    let expected = json!({"pool": POOL, "prompt_blocks": 3, "overlap": [one]});
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
-    let (_, overlap) = post(
-        &app,
-        "/v1/overlap",
-        &json!({"model": "tiny", "token_ids": prompt(1, 3)}),
-    )
-    .await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&overlap).unwrap(), expected);
-    let salted = json!({"pool": POOL, "token_ids": prompt(1, 3), "cache_salt": "tenant"});
-    let (_, overlap) = post(&app, "/v1/overlap", &salted).await;
-    assert_eq!(
-        serde_json::from_str::<serde_json::Value>(&overlap).unwrap()["overlap"][0]["blocks"],
-        0
-    );
-    assert_eq!(
-        post(&app, "/v1/overlap", &json!({"model": "no", "token_ids": []}))
-            .await
-            .0,
-        404
-    );
     let (_, blocks) = get(&app, &format!("/v1/blocks?pool={POOL}&endpoint=10.0.0.0:8000")).await;
     let mut told: Vec<serde_json::Value> = blocks.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     told.sort_by_key(|block| block["engine_hash"].to_string());

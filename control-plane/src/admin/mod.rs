@@ -81,7 +81,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/status", get(status))
         .route(
             "/v1/overlap",
-            get(questions::overlap_of_hashes).post(questions::overlap_of_tokens),
+            get(questions::overlap_of_query).post(questions::overlap_of_prompt),
         )
         .route("/v1/blocks", get(questions::blocks))
         .layer(DefaultBodyLimit::max(questions::MAX_BODY_BYTES))

@@ -2,6 +2,8 @@
 //!
 //! Hashes are written as decimal text, as they do not fit the numbers of most JSON readers.
 
+use std::str::FromStr;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -51,38 +53,23 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// A prompt as it stands in a query: lists have commas between.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HashesQuestion {
-    pool: String,
-    /// Sequence hashes from the root on, in decimal, with commas between.
-    hashes: String,
+pub(super) struct QueriedPrompt {
+    pool: Option<String>,
+    model: Option<String>,
+    /// Sequence hashes from the root on.
+    hashes: Option<String>,
+    token_ids: Option<String>,
+    lora: Option<String>,
+    cache_salt: Option<String>,
 }
 
-pub(super) async fn overlap_of_hashes(
-    State(admin): State<Admin>,
-    Query(question): Query<HashesQuestion>,
-) -> Result<Json<Value>, Refusal> {
-    let pool = pool_of(&admin, &question.pool)?;
-    let mut hashes = Vec::new();
-    for text in question
-        .hashes
-        .split(',')
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
-    {
-        let hash = text
-            .parse()
-            .map_err(|_| Refusal::bad(format!("hashes: {text:?} is no unsigned 64-bit number in decimal")))?;
-        hashes.push(SequenceHash(hash));
-    }
-    overlap(pool, hashes).await
-}
-
-/// A prompt as token ids.
+/// A prompt as it stands in a body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TokensQuestion {
+pub(super) struct Prompt {
     /// The pool by name, or by `model`.
     pool: Option<String>,
     /// What a request would say; the name of an adapter stands for the adapter.
@@ -94,22 +81,74 @@ pub(super) struct TokensQuestion {
     cache_salt: Option<String>,
 }
 
-pub(super) async fn overlap_of_tokens(
+pub(super) async fn overlap_of_query(
     State(admin): State<Admin>,
-    Json(question): Json<TokensQuestion>,
+    Query(queried): Query<QueriedPrompt>,
 ) -> Result<Json<Value>, Refusal> {
-    let (pool, lora) = match (&question.pool, &question.model) {
-        (Some(pool), None) => (pool_of(&admin, pool)?, None),
-        (None, Some(model)) => pool_of_model(&admin, model)?,
-        _ => return Err(Refusal::bad("one of pool and model is needed, not both")),
-    };
-    let lora = question.lora.as_deref().or(lora);
-    let seed = HashSeed::new(lora, question.cache_salt.as_deref());
-    if question.token_ids.len() / pool.layout.tokens_per_block() > MAX_HASHES {
+    let QueriedPrompt {
+        pool,
+        model,
+        hashes,
+        token_ids,
+        lora,
+        cache_salt,
+    } = queried;
+    match (hashes, token_ids) {
+        // Hashes say of themselves what adapter and namespace are.
+        (Some(hashes), None) if lora.is_none() && cache_salt.is_none() => {
+            let (pool, _) = asked(&admin, pool.as_deref(), model.as_deref())?;
+            overlap(pool, numbers("hashes", &hashes)?.map(SequenceHash).collect()).await
+        }
+        (Some(_), None) => Err(Refusal::bad("lora and cache_salt are of token_ids, not of hashes")),
+        (None, Some(token_ids)) => {
+            let prompt = Prompt {
+                pool,
+                model,
+                token_ids: numbers("token_ids", &token_ids)?.collect(),
+                lora,
+                cache_salt,
+            };
+            overlap_of_prompt(State(admin), Json(prompt)).await
+        }
+        _ => Err(Refusal::bad("one of hashes and token_ids is needed, not both")),
+    }
+}
+
+pub(super) async fn overlap_of_prompt(
+    State(admin): State<Admin>,
+    Json(prompt): Json<Prompt>,
+) -> Result<Json<Value>, Refusal> {
+    let (pool, lora) = asked(&admin, prompt.pool.as_deref(), prompt.model.as_deref())?;
+    let lora = prompt.lora.as_deref().or(lora);
+    let seed = HashSeed::new(lora, prompt.cache_salt.as_deref());
+    if prompt.token_ids.len() / pool.layout.tokens_per_block() > MAX_HASHES {
         return Err(Refusal::bad(format!("token_ids: more than {MAX_HASHES} blocks")));
     }
-    let hashes = sequence_hashes(local_hashes(&question.token_ids, pool.layout, seed));
+    let hashes = sequence_hashes(local_hashes(&prompt.token_ids, pool.layout, seed));
     overlap(pool, hashes).await
+}
+
+/// Numbers in decimal.
+fn numbers<T: FromStr>(key: &str, list: &str) -> Result<impl Iterator<Item = T>, Refusal> {
+    let texts = list.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let number = |text: &str| {
+        let no_number = || Refusal::bad(format!("{key}: {text:?} is no number as it has to be"));
+        text.parse().map_err(|_| no_number())
+    };
+    texts.map(number).collect::<Result<Vec<T>, _>>().map(Vec::into_iter)
+}
+
+/// The pool, and the adapter if a model's name says one.
+fn asked<'a>(
+    admin: &'a Admin,
+    pool: Option<&str>,
+    model: Option<&str>,
+) -> Result<(&'a PoolStatus, Option<&'a str>), Refusal> {
+    match (pool, model) {
+        (Some(pool), None) => Ok((pool_of(admin, pool)?, None)),
+        (None, Some(model)) => pool_of_model(admin, model),
+        _ => Err(Refusal::bad("one of pool and model is needed, not both")),
+    }
 }
 
 fn pool_of<'a>(admin: &'a Admin, name: &str) -> Result<&'a PoolStatus, Refusal> {
