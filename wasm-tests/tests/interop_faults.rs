@@ -29,6 +29,9 @@ const PROMPTS: u64 = 40;
 const BETWEEN: u64 = 3;
 /// Faults in CI; a nightly run has more.
 const FAULTS: u64 = 20;
+/// For how many seconds Dynamo's processes stay in etcd without a sign of life. When they cannot give one for so long they end
+/// themselves, and with the default of 20 they do after a while of outages, as their connections come back one by one.
+const LEASE: &str = "600";
 
 /// What can go wrong. Each kind strikes, lasts for some requests, and is mended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +72,7 @@ impl Fleet {
         let nats = Carrier::nats(&dir.join("nats")).await?;
         let dynamo = Dynamo::new(&dir.join("dynamo"))?
             .with_etcd(etcd.api.clone())
+            .with_env("ETCD_LEASE_TTL", LEASE)
             .with_env("DYN_EVENT_PLANE", "nats")
             .with_env("NATS_SERVER", &server(&nats));
         let mut fleet = Self {
@@ -112,7 +116,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends the leases of the workers that were killed, as their time would, after 20 s each.
+    /// Ends the leases of the workers that were killed, as their time would.
     async fn end_leases(&mut self) {
         for id in self.killed.drain(..) {
             // A worker's id is that of its lease. One that has ended by itself is refused.
