@@ -84,15 +84,17 @@ fn a_byte_that_is_never_fallen_back_to_may_be_missing() {
         .map(|(token, id)| (token, json!(id)))
         .collect();
     let json = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "pre_tokenizer": null, "post_processor": null,
-        "decoder": null, "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "added_tokens": [{"id": vocab.len(), "content": "<new>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
                   "vocab": vocab, "merges": [["a", "b"], ["\t", "\t"], ["▁", "a"]]}});
     let theirs: tokenizers::Tokenizer = json.to_string().parse().unwrap();
     let ours = load(&json.to_string());
     assert_eq!(ours.form(), Form::Flat);
-    for text in ["\t", "a\tb", " ab\t\t\t", "é\n\t<0x09>", "\u{1}\t\u{7f}", ""] {
+    for text in ["\t", "a\tb<new>", " ab\t\t\t", "é\n\t<0x09>", "\u{1}\t\u{7f}", ""] {
         let mut ids = Vec::new();
         encode(&ours, text, false, &mut ids).unwrap();
         assert_eq!(ids, theirs.encode_fast(text, false).unwrap().get_ids(), "{text:?}");

@@ -45,7 +45,7 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
     let mut parsed = serde_json::from_slice(json).unwrap_or_default();
     check_ids(&parsed)?;
     let has_runs = normalizer::replace_runs_of_spaces(&mut parsed);
-    let is_mended = vocab::add_unused_bytes(&mut parsed) | vocab::leave_out_misspelled(&mut parsed);
+    let is_mended = vocab::add_unused_bytes(&mut parsed) | vocab::hide_misspelled(&mut parsed);
     let json = match is_mended || has_runs {
         true => Cow::Owned(parsed.to_string().into_bytes()),
         false => Cow::Borrowed(json),
