@@ -353,6 +353,8 @@ enum Act {
     PublishUnheard,
     Deliver,
     DeliverTwice,
+    /// The message after the next one, before it.
+    DeliverEarly,
     DeliverSpoilt,
     PublishPoison,
     Reply(u8),
@@ -373,6 +375,7 @@ fn an_act() -> impl Strategy<Value = Act> {
         3 => Just(Act::PublishUnheard),
         12 => Just(Act::Deliver),
         2 => Just(Act::DeliverTwice),
+        1 => Just(Act::DeliverEarly),
         1 => Just(Act::DeliverSpoilt),
         1 => Just(Act::PublishPoison),
         12 => (1_u8..6).prop_map(Act::Reply),
@@ -458,9 +461,12 @@ impl World {
                 }
                 self.publish();
             }
-            Act::Deliver | Act::DeliverTwice | Act::DeliverSpoilt => {
+            Act::Deliver | Act::DeliverTwice | Act::DeliverEarly | Act::DeliverSpoilt => {
                 if self.on_the_way.is_empty() {
                     return;
+                }
+                if matches!(act, Act::DeliverEarly) && self.on_the_way.len() > 1 {
+                    self.on_the_way.swap(0, 1);
                 }
                 let mut message = self.on_the_way.remove(0);
                 if matches!(act, Act::DeliverSpoilt) {

@@ -21,8 +21,8 @@ enum Did {
 enum Step {
     /// The worker does something; its event arrives or is lost.
     Publish(Did, bool),
-    /// The last event arrives once more.
-    Repeat,
+    /// An event so far before the last one arrives once more, or at last.
+    Late(u8),
     /// The worker is asked to answer, as of now. The answer is under way.
     Answer,
     /// What is under way arrives.
@@ -43,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => (did, prop::bool::weighted(0.8)).prop_map(|(did, arrives)| Step::Publish(did, arrives)),
-        1 => Just(Step::Repeat),
+        2 => (0..4_u8).prop_map(Step::Late),
         4 => Just(Step::Answer),
         4 => Just(Step::Deliver),
         1 => Just(Step::Fail),
@@ -151,10 +151,10 @@ impl World {
             Step::Publish(did, arrives) => {
                 self.log.push(*did);
                 if *arrives {
-                    self.arrive();
+                    self.arrive(0);
                 }
             }
-            Step::Repeat => self.arrive(),
+            Step::Late(before) => self.arrive(usize::from(*before)),
             Step::Answer => self.under_way = self.asked.map(|from| self.answer(from)),
             Step::Deliver => {
                 if let Some(answer) = self.under_way.take() {
@@ -185,8 +185,11 @@ impl World {
         }
     }
 
-    fn arrive(&mut self) {
-        if let (true, Some(number), Some(&did)) = (self.connected, self.last(), self.log.last()) {
+    /// The event so far before the last one.
+    fn arrive(&mut self, before: usize) {
+        let index = self.log.len().checked_sub(before + 1);
+        if let (true, Some(index)) = (self.connected, index) {
+            let (number, did) = (self.first + index as u64, self.log[index]);
             self.tell(|cursor, effects| cursor.live(number, did, effects));
         }
     }
