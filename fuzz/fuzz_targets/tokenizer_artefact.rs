@@ -43,7 +43,12 @@ fuzz_target!(|changes: &[u8]| {
 
 /// Every section has something in it, in one of them.
 static ARTEFACTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let models = [fuzz::bpe_json(true), fuzz::bpe_json(false), fuzz::unigram_json()];
+    let models = [
+        fuzz::bpe_json(true),
+        fuzz::bpe_json(false),
+        fuzz::unigram_json(),
+        fuzz::word_piece_json(),
+    ];
     models.into_iter().map(artefact).collect()
 });
 

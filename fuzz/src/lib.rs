@@ -128,6 +128,20 @@ pub fn unigram_json() -> String {
     .to_string()
 }
 
+/// The canonical `tokenizer.json` of a small WordPiece model with something of everything.
+pub fn word_piece_json() -> String {
+    json!({
+        "version": "2.0",
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [added(9, "<|end|>", true), added(10, "word", false)],
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 20,
+            "vocab": {"[UNK]": 0, "a": 1, "abc": 2, "##a": 3, "##ab": 4, "##c": 5, "##bc": 6, "\u{65e5}": 7, "e": 8}},
+    })
+    .to_string()
+}
+
 /// A character map from \u{e9} to e, in base 64: a trie of 256 units, of which all but the first ones are zero, and a text.
 fn charsmap() -> String {
     format!("AAQAAAAAAwCpDQAAAAAAgMOsAgAA{}AABlAA==", "A".repeat(1340))

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::LoadError;
 
 const MAGIC: [u8; 8] = *b"WARMTOK\0";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const CHECKED_FROM: usize = 16;
 const SECTION_TABLE: usize = 28;
 
@@ -73,6 +73,8 @@ pub(crate) enum Section {
     Tokens,
     /// Scores of a Unigram model's tokens by id, 8 bytes each.
     Scores,
+    /// What the tokens of a WordPiece model start with that go on with a word.
+    Continuation,
 }
 
 impl Section {
@@ -93,7 +95,7 @@ impl Section {
 }
 
 /// Number of sections of flat tables.
-pub(crate) const SECTIONS: usize = 18;
+pub(crate) const SECTIONS: usize = 19;
 
 /// Writes an artefact.
 pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {

@@ -1,13 +1,13 @@
 //! Exact token ids from text.
 //!
 //! The ids are those of the Hugging Face `tokenizers` library: this crate is a thin, panic-averse face over its 1.0
-//! line (`tk-encode`, `tk-serialize`), with tables of its own for BPE and Unigram models, checked against that line and
-//! against the independent 0.x line in `tests/`.
+//! line (`tk-encode`, `tk-serialize`), with models of its own, checked against that line and against the independent
+//! 0.x line in `tests/`.
 //!
 //! A tokenizer travels as an *artefact*. The control plane builds it natively ([`build`]) from the *canonical* layout of
 //! `tokenizer.json` (`"version": "2.0"`, as `tk_convert::canonicalize_str` writes it); the filter's wasm VM loads it
-//! ([`Tokenizer::load`]). For those models it is flat tables that are used where they lie, a few milliseconds and megabytes
-//! to load; for others it is the JSON, which takes a second and ten times the memory, and is treated by the Unicode
+//! ([`Tokenizer::load`]). For nearly all models it is flat tables that are used where they lie, a few milliseconds and
+//! megabytes to load; for others it is the JSON, which takes a second and ten times the memory, and is treated by the Unicode
 //! tables of the 1.0 line, which know characters that those of the 0.x line do not ([`Artefact::not_flat`] says why).
 
 #![cfg_attr(

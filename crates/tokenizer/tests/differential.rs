@@ -44,8 +44,12 @@ ids_equal_those_of_the_other_implementations! {
     llama2: Form::Flat, model("llama2");
     llama3_1: Form::Flat, model("llama3_1");
     characters: Form::Flat, model("afaanoromo_bpe");
-    word_piece: Form::Json, model("afaanoromo_wordpiece");
-    bert: Form::Json, models::bert();
+    word_piece: Form::Flat, model("afaanoromo_wordpiece");
+    bert: Form::Flat, models::bert();
+    cased_bert: Form::Flat, models::large_word_piece(false, json!(null), true);
+    large_bert: Form::Flat, models::large_word_piece(true, json!(null), true);
+    bert_with_accents: Form::Flat, models::large_word_piece(true, json!(false), false);
+    word_level: Form::Flat, models::word_level();
     unigram: Form::Flat, models::with_an_unknown_token();
     unigram_of_known_characters: Form::Flat, model("afaanoromo_unigram");
     xlm_roberta: Form::Flat, models::xlm_roberta(false);

@@ -13,9 +13,10 @@ enum Kind {
     ByteLevel,
     ByteFallback,
     Unigram,
+    WordPiece,
 }
 
-const KINDS: [Kind; 3] = [Kind::ByteLevel, Kind::ByteFallback, Kind::Unigram];
+const KINDS: [Kind; 4] = [Kind::ByteLevel, Kind::ByteFallback, Kind::Unigram, Kind::WordPiece];
 
 /// Models with every kind of section filled, small enough to be damaged everywhere.
 fn artefact(kind: Kind) -> Vec<u8> {
@@ -23,6 +24,7 @@ fn artefact(kind: Kind) -> Vec<u8> {
         Kind::ByteLevel => bpe(true),
         Kind::ByteFallback => bpe(false),
         Kind::Unigram => unigram(),
+        Kind::WordPiece => word_piece(),
     };
     let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
     assert_eq!(artefact.not_flat, None);
@@ -68,6 +70,18 @@ fn unigram() -> Value {
         "pre_tokenizer": {"type": "Split", "pattern": {"String": "\u{2581}"}, "behavior": "MergedWithNext", "invert": false},
         "added_tokens": [added(vocab.len(), "<|end|>", false), added(vocab.len() + 1, "word", true)],
         "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true, "vocab": vocab},
+    })
+}
+
+fn word_piece() -> Value {
+    json!({
+        "version": "2.0",
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [added(9, "<|end|>", false), added(10, "word", true)],
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 20,
+            "vocab": {"[UNK]": 0, "a": 1, "abc": 2, "##a": 3, "##ab": 4, "##c": 5, "##bc": 6, "日": 7, "e": 8}},
     })
 }
 

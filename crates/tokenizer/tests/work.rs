@@ -5,8 +5,8 @@ use std::path::Path;
 use tokenizer::{EncodeError, Tokenizer};
 use work::{Limits, Work};
 
-/// One with a pre-tokenizer, one without, and one that is not BPE.
-const MODELS: [&str; 3] = ["qwen3", "gemma3", "afaanoromo_unigram"];
+/// One with a pre-tokenizer, one without, and two that are not BPE.
+const MODELS: [&str; 4] = ["qwen3", "gemma3", "afaanoromo_unigram", "afaanoromo_wordpiece"];
 
 fn artefact(name: &str) -> Vec<u8> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))

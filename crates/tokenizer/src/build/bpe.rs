@@ -96,6 +96,7 @@ impl Bpe {
             vocab_size,
             flags,
             unknown: unknown.transpose()?.copied().unwrap_or(NO_SYMBOL),
+            longest_word: 0,
             unknown_score: 0.0,
         };
         let symbols = bytes.unwrap_or([NO_SYMBOL; 256]);

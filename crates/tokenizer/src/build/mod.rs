@@ -15,6 +15,7 @@ use tk_encode::pipeline::{
 };
 
 use self::bpe::Bpe;
+use self::tokens::Words;
 use crate::artefact::{self, Form, SECTIONS, Section};
 use crate::flat::tables::Meta;
 use crate::flat::{Added, AddedTokens, read_components, write_added};
@@ -123,7 +124,11 @@ fn flat(json: &serde_json::Value, has_runs: bool, library: &PipelineTokenizer) -
             let texts = model.vocab().iter().map(|(token, _)| token.clone());
             (tokens::unigram(model, flags, others)?, texts.collect())
         }
-        _ => return Err("the model is neither BPE nor Unigram".to_owned()),
+        PipelineModel::WordPiece(_) | PipelineModel::WordLevel(_) => {
+            let model = field("model");
+            let words = Words::read(&model)?;
+            (words.tables(flags, others)?, words.texts())
+        }
     };
     let components = components(
         normalizer::without_charsmap(field("normalizer")),

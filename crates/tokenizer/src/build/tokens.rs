@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use tk_encode::models::unigram::Unigram;
 use yada::builder::DoubleArrayBuilder;
 
@@ -30,6 +31,7 @@ pub(super) fn unigram(
         vocab_size: vocab_size(vocab().map(|(id, _)| id).chain(others))?,
         flags,
         unknown: id_of_unknown(model)?,
+        longest_word: 0,
         unknown_score: scores.clone().fold(f64::INFINITY, f64::min) - UNKNOWN_PENALTY,
     };
     let id_of_byte = |byte: u8| ids.get(format!("<0x{byte:02X}>").as_str()).copied();
@@ -50,6 +52,67 @@ pub(super) fn unigram(
 fn id_of_unknown(model: &Unigram) -> Result<u32, String> {
     let id = model.unk_id().map(u32::try_from).transpose();
     Ok(id.map_err(|error| error.to_string())?.unwrap_or(NO_SYMBOL))
+}
+
+/// A WordPiece or WordLevel model, as its section of `tokenizer.json` has it.
+pub(super) struct Words<'m> {
+    kind: Kind,
+    ids: BTreeMap<&'m str, u32>,
+    unknown: Option<u32>,
+    continuation: &'m str,
+    longest_word: u32,
+}
+
+impl<'m> Words<'m> {
+    /// Reads the `model` of a canonical `tokenizer.json`, or says why flat tables cannot hold it.
+    pub(super) fn read(model: &'m Value) -> Result<Self, String> {
+        let text = |name: &str| model.get(name).and_then(Value::as_str).unwrap_or_default();
+        let kind = match text("type") {
+            "WordPiece" => Kind::WordPiece,
+            _ => Kind::WordLevel,
+        };
+        let vocab = model.get("vocab").and_then(Value::as_object);
+        let ids = vocab.ok_or("the model has no vocab")?.iter().map(|(token, id)| {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            Ok((token.as_str(), id.ok_or_else(|| format!("token {token:?} has no id"))?))
+        });
+        let ids = ids.collect::<Result<BTreeMap<_, _>, String>>()?;
+        let longest = model.get("max_input_chars_per_word").and_then(Value::as_u64);
+        Ok(Self {
+            kind,
+            unknown: ids.get(text("unk_token")).copied(),
+            ids,
+            continuation: text("continuing_subword_prefix"),
+            longest_word: longest.map_or(0, |longest| u32::try_from(longest).unwrap_or(u32::MAX)),
+        })
+    }
+
+    /// Its sections. `others` are ids in use beside those of the model.
+    pub(super) fn tables(
+        &self,
+        flags: u32,
+        others: impl Iterator<Item = u32>,
+    ) -> Result<Vec<(Section, Vec<u8>)>, String> {
+        let meta = Meta {
+            kind: self.kind,
+            vocab_size: vocab_size(self.ids.values().copied().chain(others))?,
+            flags,
+            unknown: self.unknown.unwrap_or(NO_SYMBOL),
+            longest_word: self.longest_word,
+            unknown_score: 0.0,
+        };
+        Ok(vec![
+            (Section::Meta, meta.write()),
+            (Section::Tokens, trie(&self.ids)?),
+            (Section::Continuation, self.continuation.as_bytes().to_vec()),
+        ])
+    }
+
+    /// The texts that tokens stand for.
+    pub(super) fn texts(&self) -> Vec<String> {
+        let whole = |token: &&str| token.strip_prefix(self.continuation).unwrap_or(token).to_owned();
+        self.ids.keys().map(whole).collect()
+    }
 }
 
 /// One more than the highest of `ids`.

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use tk_encode::pipeline::PipelinePreTokenizer;
+
 /// First and last of the characters that Unicode 17 put into a class.
 const NEWER: &[(u32, u32)] = &[
     (0x88f, 0x88f),
@@ -56,33 +58,132 @@ const NEWER: &[(u32, u32)] = &[
     (0x323b0, 0x33479),
 ];
 
-/// Characters of 3 and 4 bytes that will never be in a class.
-const UNASSIGNED: [char; 2] = ['\u{fdd0}', '\u{1fffe}'];
+/// First and last of the characters that are punctuation for the library and not for BERT's pre-tokenizer, nor for that which
+/// splits at punctuation: those of the 0.x line know older classes (the crate `unicode_categories`).
+const NOT_PUNCTUATION: &[(u32, u32)] = &[
+    (0x61d, 0x61d),
+    (0x9fd, 0x9fd),
+    (0xa76, 0xa76),
+    (0xc77, 0xc77),
+    (0xc84, 0xc84),
+    (0x1b4e, 0x1b4f),
+    (0x1b7d, 0x1b7f),
+    (0x2e43, 0x2e4f),
+    (0x2e52, 0x2e5d),
+    (0x10d6e, 0x10d6e),
+    (0x10ead, 0x10ead),
+    (0x10ed0, 0x10ed0),
+    (0x10f55, 0x10f59),
+    (0x10f86, 0x10f89),
+    (0x113d4, 0x113d5),
+    (0x113d7, 0x113d8),
+    (0x1144b, 0x1144f),
+    (0x1145a, 0x1145b),
+    (0x1145d, 0x1145d),
+    (0x11660, 0x1166c),
+    (0x116b9, 0x116b9),
+    (0x1183b, 0x1183b),
+    (0x11944, 0x11946),
+    (0x119e2, 0x119e2),
+    (0x11a3f, 0x11a46),
+    (0x11a9a, 0x11a9c),
+    (0x11a9e, 0x11aa2),
+    (0x11b00, 0x11b09),
+    (0x11be1, 0x11be1),
+    (0x11c41, 0x11c45),
+    (0x11c70, 0x11c71),
+    (0x11ef7, 0x11ef8),
+    (0x11f43, 0x11f4f),
+    (0x11fff, 0x11fff),
+    (0x12ff1, 0x12ff2),
+    (0x16d6d, 0x16d6f),
+    (0x16e97, 0x16e9a),
+    (0x16fe2, 0x16fe2),
+    (0x1e5ff, 0x1e5ff),
+    (0x1e95e, 0x1e95f),
+];
+
+/// Characters of 2, 3 and 4 bytes that are in no class.
+const UNASSIGNED: [char; 3] = ['\u{378}', '\u{fdd0}', '\u{1fffe}'];
+
+/// Which characters the library's pre-tokenizers have in other classes than those of inference engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Classes {
+    /// The newer ones.
+    Newer,
+    /// And some of punctuation.
+    Punctuation,
+}
+
+impl Classes {
+    pub(super) fn of(pre_tokenizer: &PipelinePreTokenizer) -> Self {
+        let of_all = |all: &[PipelinePreTokenizer]| all.iter().any(|one| Self::of(one) == Self::Punctuation);
+        match pre_tokenizer {
+            PipelinePreTokenizer::Bert(_) | PipelinePreTokenizer::Punctuation(_) => Self::Punctuation,
+            PipelinePreTokenizer::Sequence(sequence) if of_all(sequence.pre_tokenizers()) => Self::Punctuation,
+            _ => Self::Newer,
+        }
+    }
+
+    /// A text to be cut into words in place of `text`: of the same length, with the same character boundaries.
+    pub(super) fn as_classified(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::Newer if !may_have_newer(text.as_bytes()) => Cow::Borrowed(text),
+            Self::Newer => replace(text, in_class_of_newer),
+            Self::Punctuation if text.is_ascii() => Cow::Borrowed(text),
+            Self::Punctuation => replace(text, in_class_of_punctuation),
+        }
+    }
+}
+
+fn replace(text: &str, replacement: impl Fn(char) -> Option<char>) -> Cow<'_, str> {
+    if !text.contains(|character| replacement(character).is_some()) {
+        return Cow::Borrowed(text);
+    }
+    let replaced = text
+        .chars()
+        .map(|character| replacement(character).unwrap_or(character));
+    Cow::Owned(replaced.collect())
+}
+
+fn in_class_of_newer(character: char) -> Option<char> {
+    is_newer(character).then(|| unassigned(character))
+}
+
+fn in_class_of_punctuation(character: char) -> Option<char> {
+    match character {
+        // Nearly all text: below the first of them, letters of Hangul, and from there to the first that is newer.
+        ..'\u{61d}' | '\u{1100}'..='\u{11ff}' | '\u{2e5e}'..'\u{a7ce}' | '\u{a7f2}'..'\u{fbc3}' => None,
+        // Punctuation of old, and no longer.
+        '\u{166d}' => Some('\u{2010}'),
+        '\u{111c9}' => Some('\u{10100}'),
+        _ if is_in(NOT_PUNCTUATION, character) => Some(unassigned(character)),
+        _ => in_class_of_newer(character),
+    }
+}
+
+/// A character without a class that takes as many bytes.
+fn unassigned(character: char) -> char {
+    let [two, three, four] = UNASSIGNED;
+    match character.len_utf8() {
+        2 => two,
+        3 => three,
+        _ => four,
+    }
+}
+
+fn is_in(ranges: &[(u32, u32)], character: char) -> bool {
+    let code = u32::from(character);
+    let following = ranges.partition_point(|(_, last)| *last < code);
+    ranges.get(following).is_some_and(|(first, _)| *first <= code)
+}
 
 pub(super) fn is_newer(character: char) -> bool {
     // Nearly all text: below the first of them, and from kana to Hangul.
     if matches!(character, ..'\u{88f}' | '\u{2b97}'..'\u{a7ce}' | '\u{a7f2}'..'\u{fbc3}') {
         return false;
     }
-    let code = u32::from(character);
-    let following = NEWER.partition_point(|(_, last)| *last < code);
-    NEWER.get(following).is_some_and(|(first, _)| *first <= code)
-}
-
-/// A text to be classified in place of `text`: of the same length, with the same character boundaries.
-pub(crate) fn as_classified(text: &str) -> Cow<'_, str> {
-    if !may_have_newer(text.as_bytes()) || !text.contains(is_newer) {
-        return Cow::Borrowed(text);
-    }
-    let [three, four] = UNASSIGNED;
-    let classified = text
-        .chars()
-        .map(|character| match (is_newer(character), character.len_utf8()) {
-            (false, _) => character,
-            (true, 3) => three,
-            (true, _) => four,
-        });
-    Cow::Owned(classified.collect())
+    is_in(NEWER, character)
 }
 
 /// Whether first bytes of newer characters stand in a text. Fast on text that has few of them.
@@ -130,7 +231,7 @@ mod tests {
         for character in (0..=0x10_ffff).filter_map(char::from_u32) {
             for before in [0, 1, 61, 62, 63, 64] {
                 let text = format!("{}{character}é", "a".repeat(before));
-                let classified = as_classified(&text);
+                let classified = Classes::Newer.as_classified(&text);
                 assert_eq!(
                     matches!(classified, Cow::Owned(_)),
                     is_newer(character),
@@ -139,6 +240,27 @@ mod tests {
                 assert_eq!(classified.len(), text.len());
                 assert!(!classified.contains(is_newer));
             }
+        }
+    }
+
+    #[test]
+    fn punctuation_is_that_of_the_older_line() {
+        use tk_encode::pipeline::{PreTokenizer, PreTokenizerScratch};
+        use tk_encode::pre_tokenizers::bert::BertPreTokenizer;
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString};
+        for character in (0..=0x10_ffff).filter_map(char::from_u32) {
+            let text = format!("x{character}{character}x");
+            let (mut spans, classified) = (Vec::new(), Classes::Punctuation.as_classified(&text));
+            assert_eq!(classified.len(), text.len());
+            BertPreTokenizer
+                .pre_tokenize(&classified, &mut PreTokenizerScratch::default(), &mut spans)
+                .unwrap();
+            let ours = spans.iter().map(|span| &text[span.start as usize..span.end as usize]);
+            let mut theirs: PreTokenizedString = text.as_str().into();
+            let bert = tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+            tokenizers::PreTokenizer::pre_tokenize(&bert, &mut theirs).unwrap();
+            let theirs = theirs.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            assert!(ours.eq(theirs.iter().map(|(word, _, _)| *word)), "{character:?}");
         }
     }
 }

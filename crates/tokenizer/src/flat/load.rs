@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer, PipelineTokenizer};
 
 use super::added::{AddedTokens, read_added};
+use super::classes::Classes;
 use super::cuts::Rules;
 use super::neighbours::Neighbours;
 use super::tables::{BAD, Meta};
@@ -35,6 +36,7 @@ impl Flat {
         let flat = Self {
             added: AddedTokens::new(&added).map_err(LoadError::Unsupported)?,
             rules,
+            classes: Classes::of(components.get_pre_tokenizer()),
             components,
             prefix,
             suffix,
@@ -51,6 +53,8 @@ impl Flat {
         match self.model() {
             Model::Bpe(tables) => tables.check()?,
             Model::Unigram(unigram) => unigram.check()?,
+            // Every id is looked at when it is found.
+            Model::WordPiece(_) => {}
         }
         let needs_charsmap = self.components.get_normalizers().iter().any(is_charsmap);
         (Neighbours::read(self.section(Section::Neighbours)).is_some()

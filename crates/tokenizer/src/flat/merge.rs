@@ -318,6 +318,7 @@ mod tests {
                 vocab_size: LETTERS + self.merges.len() as u32,
                 flags: 0,
                 unknown: NO_SYMBOL,
+                longest_word: 0,
                 unknown_score: 0.0,
             };
             Tables::new(meta, sections)

@@ -2,9 +2,10 @@
 //!
 //! A text goes the way it goes in the library, most of it through the library's own parts: added tokens are cut out,
 //! what is between them is normalized, added tokens that match normalized text are cut out, and the rest is cut into
-//! words. The words become ids here: remembered, or as the model has them ([`merge`], [`unigram`]).
+//! words. The words become ids here: remembered, or as the model has them ([`merge`], [`unigram`], [`word_piece`]).
 
 mod added;
+mod bert;
 pub(crate) mod cache;
 pub(crate) mod charsmap;
 mod classes;
@@ -16,6 +17,7 @@ pub(crate) mod neighbours;
 pub(crate) mod normalize;
 pub(crate) mod tables;
 pub(crate) mod unigram;
+mod word_piece;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +30,7 @@ pub(crate) use self::load::{CHARSMAP_PLACEHOLDER, read_components};
 use self::added::Segment;
 use self::cache::{Key, WordCache};
 use self::charsmap::Charsmap;
+use self::classes::Classes;
 use self::cuts::{Cuts, Rules};
 use self::double_array::DoubleArray;
 use self::merge::Merger;
@@ -35,6 +38,7 @@ use self::neighbours::Neighbours;
 use self::normalize::Normalizers;
 use self::tables::{Kind, Meta, Tables};
 use self::unigram::{Lattice, Unigram};
+use self::word_piece::WordPiece;
 use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
 use work::Work;
@@ -65,6 +69,7 @@ pub(crate) struct Flat {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     rules: Rules,
+    classes: Classes,
     /// One for each thread that is or was encoding.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -191,7 +196,7 @@ impl Flat {
         self.components
             .get_pre_tokenizer()
             .pre_tokenize(
-                &classes::as_classified(text),
+                &self.classes.as_classified(text),
                 &mut scratch.pre_tokenizer,
                 &mut scratch.words,
             )
@@ -208,6 +213,11 @@ impl Flat {
                 tokens: DoubleArray::new(self.section(Section::Tokens)),
                 scores: self.section(Section::Scores).as_chunks().0,
                 bytes: self.section(Section::Bytes).as_chunks().0,
+            }),
+            Kind::WordPiece | Kind::WordLevel => Model::WordPiece(WordPiece {
+                meta: self.meta,
+                tokens: DoubleArray::new(self.section(Section::Tokens)),
+                continuation: self.section(Section::Continuation),
             }),
         }
     }
@@ -239,6 +249,7 @@ impl Flat {
 enum Model<'a> {
     Bpe(Tables<'a>),
     Unigram(Unigram<'a>),
+    WordPiece(WordPiece<'a>),
 }
 
 impl Scratch {
@@ -312,6 +323,7 @@ impl Scratch {
                 None => self.merger.encode(tables, word, work, ids)?,
             },
             Model::Unigram(unigram) => unigram.encode(word, &mut self.lattice, work, ids)?,
+            Model::WordPiece(word_piece) => word_piece.encode(word, work, ids)?,
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use tk_encode::pipeline::{Normalizer, PipelineNormalizer};
 use work::Work;
 
 use super::charsmap::Charsmap;
-use super::failed;
+use super::{bert, failed};
 use crate::EncodeError;
 
 /// First and last of the characters that Unicode 17 treats specially in normalization and Unicode 9 does not.
@@ -106,7 +106,12 @@ const LOOKED_AT: u64 = 5;
 const NORMALIZED: u64 = 30;
 /// What a byte costs that is looked up in a character map, and one beyond ASCII besides.
 const MAPPED: u64 = 6;
-const MAPPED_BEYOND_ASCII: u64 = 8;
+const MAPPED_BEYOND_ASCII: u64 = 4;
+/// What a byte costs in which spaces are marked.
+const MARKED: u64 = 4;
+/// What a byte costs that BERT's normalizer looks at, and one beyond ASCII besides.
+const CLEANED: u64 = 5;
+const CLEANED_BEYOND_ASCII: u64 = 12;
 
 /// Texts are brought to a Unicode form in pieces of about so many bytes, as most are in that form already: what is not
 /// takes several times as long.
@@ -178,6 +183,15 @@ impl Normalizers<'_> {
                 work.take(beyond_ascii(text), MAPPED_BEYOND_ASCII)?;
                 Ok(charsmap.apply(text))
             }
+            (PipelineNormalizer::Metaspace(_), _) => {
+                work.take(text.len(), MARKED)?;
+                normalizer.normalize(text, offset).map_err(failed)
+            }
+            (PipelineNormalizer::Bert(bert), _) => {
+                work.take(text.len(), CLEANED)?;
+                work.take(beyond_ascii(text), CLEANED_BEYOND_ASCII)?;
+                bert::normalize(*bert, text, work).map(Cow::Owned)
+            }
             // A replacement is as good as free.
             (PipelineNormalizer::Replace(replace), _) if self.runs_of_spaces && is_two_spaces(replace) => {
                 Ok(replace_runs_of_spaces(text, &replace.content))
@@ -211,7 +225,7 @@ fn replace_runs_of_spaces<'t>(text: &'t str, replacement: &str) -> Cow<'t, str> 
     }
 }
 
-fn to_unicode_form<'a>(
+pub(super) fn to_unicode_form<'a>(
     normalizer: &PipelineNormalizer,
     text: &'a str,
     work: &Work,

@@ -36,6 +36,8 @@ pub(crate) struct Meta {
     pub(crate) flags: u32,
     /// Id of what has none, or [`NO_SYMBOL`]: then BPE drops it, and others fail.
     pub(crate) unknown: u32,
+    /// Longest word that is split, in characters, in WordPiece models.
+    pub(crate) longest_word: u32,
     /// Score of an unknown character, in Unigram models.
     pub(crate) unknown_score: f64,
 }
@@ -46,6 +48,8 @@ pub(crate) struct Meta {
 pub(crate) enum Kind {
     Bpe = 1,
     Unigram = 2,
+    WordPiece = 3,
+    WordLevel = 4,
 }
 
 impl Meta {
@@ -56,20 +60,31 @@ impl Meta {
 
     pub(crate) fn write(self) -> Vec<u8> {
         let score = self.unknown_score.to_bits();
-        let numbers = [self.kind as u32, self.vocab_size, self.flags, self.unknown];
+        let numbers = [
+            self.kind as u32,
+            self.vocab_size,
+            self.flags,
+            self.unknown,
+            self.longest_word,
+        ];
         let numbers = numbers.into_iter().flat_map(u32::to_le_bytes);
         numbers.chain(score.to_le_bytes()).collect()
     }
 
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, LoadError> {
-        let (numbers, score) = bytes.split_first_chunk::<16>().ok_or(BAD)?;
-        let ([kind, vocab_size, flags, unknown], &[score]) = (numbers.as_chunks().0, score.as_chunks().0) else {
+        let (numbers, score) = bytes.split_first_chunk::<20>().ok_or(BAD)?;
+        let (&[kind, vocab_size, flags, unknown, longest_word], &[score]) =
+            (numbers.as_chunks().0, score.as_chunks().0)
+        else {
             return Err(BAD);
         };
-        let [kind, vocab_size, flags, unknown] = [*kind, *vocab_size, *flags, *unknown].map(u32::from_le_bytes);
+        let numbers = [kind, vocab_size, flags, unknown, longest_word];
+        let [kind, vocab_size, flags, unknown, longest_word] = numbers.map(u32::from_le_bytes);
         let kind = match kind {
             1 => Kind::Bpe,
             2 => Kind::Unigram,
+            3 => Kind::WordPiece,
+            4 => Kind::WordLevel,
             _ => return Err(BAD),
         };
         let known = |symbol| symbol < vocab_size || symbol == NO_SYMBOL;
@@ -79,6 +94,7 @@ impl Meta {
             vocab_size,
             flags,
             unknown,
+            longest_word,
             unknown_score: f64::from_le_bytes(score),
         })
     }

@@ -27,6 +27,56 @@ pub(crate) fn bert() -> String {
     json.to_string()
 }
 
+/// BERT's parts around a vocabulary of all scripts, made of Gemma's: what starts a word there does so here.
+pub(crate) fn large_word_piece(lowercase: bool, strip_accents: Value, clean_text: bool) -> String {
+    let bpe: Value = serde_json::from_str(&model("gemma3")).unwrap();
+    let mut vocab = serde_json::Map::new();
+    let mut add = |token: String| {
+        let id = vocab.len();
+        vocab.entry(token).or_insert(id.into());
+    };
+    for token in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+        add(token.to_owned());
+    }
+    for (token, _) in bpe["model"]["vocab"].as_object().unwrap() {
+        let token = if lowercase { token.to_lowercase() } else { token.clone() };
+        match token.strip_prefix('▁') {
+            Some(word) => add(word.to_owned()),
+            None => add(format!("##{token}")),
+        }
+        if token.chars().count() == 1 {
+            add(token);
+        }
+    }
+    vocab.remove("");
+    json!({
+        "version": "1.0",
+        "normalizer": {"type": "BertNormalizer", "clean_text": clean_text, "handle_chinese_chars": clean_text,
+            "strip_accents": strip_accents, "lowercase": lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [added(2, "[CLS]", false, false), added(3, "[SEP]", false, false), added(4, "[MASK]", false, true),
+            added(300_000, "Straße", true, false)],
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+                "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab},
+    })
+    .to_string()
+}
+
+pub(crate) fn word_level() -> String {
+    let mut json: Value = serde_json::from_str(&large_word_piece(true, json!(true), true)).unwrap();
+    let vocab = json["model"]["vocab"].take();
+    json["model"] = json!({"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab});
+    json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Whitespace"}, {"type": "Punctuation", "behavior": "Isolated"}]});
+    json.to_string()
+}
+
 /// As it is, it refuses all characters that are not in its vocabulary.
 pub(crate) fn with_an_unknown_token() -> String {
     let mut json: Value = serde_json::from_str(&model("afaanoromo_unigram")).unwrap();
