@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::{
     Client, ControlPlaneOptions, EngineOptions, Envoy, EnvoyOptions, Mode, Payload, Request, Testbed, workspace_root,
 };
@@ -93,7 +93,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The model's directory; for one that comes as a tokenizer alone, a copy with a template.
+/// The model's directory; for one that comes as a tokenizer alone, a copy with a template, and with an unknown token, so that it
+/// refuses no text.
 fn directory(model: &str) -> Result<PathBuf> {
     let directory = workspace_root().join("target/models").join(model);
     ensure!(directory.is_dir(), "no model {model}: run scripts/setup test");
@@ -102,7 +103,11 @@ fn directory(model: &str) -> Result<PathBuf> {
     }
     let copy = workspace_root().join("target/testbed/models").join(model);
     fs::create_dir_all(&copy)?;
-    fs::copy(directory.join("tokenizer.json"), copy.join("tokenizer.json"))?;
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(directory.join("tokenizer.json"))?)?;
+    if let Some(unknown @ Value::Null) = tokenizer.pointer_mut("/model/unk_id") {
+        *unknown = 1.into();
+    }
+    fs::write(copy.join("tokenizer.json"), tokenizer.to_string())?;
     let config = json!({"chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}"});
     fs::write(copy.join("tokenizer_config.json"), config.to_string())?;
     Ok(copy)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokenizer::{LoadError, Tokenizer};
+use tokenizer::{EncodeError, LoadError, Tokenizer};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Kinds of models.
@@ -230,6 +230,28 @@ fn other_models_load_through_the_library() {
     let mut ids = Vec::new();
     tokenizer.encode_into("ab bab", false, &mut ids).unwrap();
     assert_eq!(ids, [3, 1, 3]);
+}
+
+#[test]
+fn long_tokens_are_held_and_longer_ones_are_not() {
+    let build = |longest: usize| {
+        let json = json!({
+            "version": "2.0",
+            "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["a".repeat(longest), -1.0]]},
+        });
+        tokenizer::build(json.to_string().as_bytes()).unwrap().not_flat
+    };
+    assert_eq!(build(1024), None);
+    assert!(build(1025).is_some_and(|reason| reason.contains("1025 bytes")));
+}
+
+#[test]
+fn words_beyond_memory_are_refused() {
+    let tokenizer = Tokenizer::load(artefact(Kind::Unigram)).unwrap();
+    let mut ids = vec![7];
+    let refused = tokenizer.encode_into(&"a".repeat(12_000_001), true, &mut ids);
+    assert!(matches!(refused, Err(EncodeError::WordTooLong { .. })));
+    assert_eq!(ids, [7]);
 }
 
 /// The same for a tokenizer whose regex needs a regex engine: known when it is built, not when a request comes.

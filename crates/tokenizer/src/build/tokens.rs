@@ -10,8 +10,8 @@ use crate::artefact::Section;
 use crate::flat::tables::{ID_LIMIT, Kind, Meta, NO_SYMBOL};
 use crate::flat::unigram::UNKNOWN_PENALTY;
 
-/// Longest token, in bytes.
-const LONGEST: usize = 4 << 10;
+/// Longest token, in bytes: the trie is built by a function that calls itself for each.
+const LONGEST: usize = 1 << 10;
 
 /// The sections of a Unigram model. `others` are ids in use beside those of the model.
 ///

@@ -99,7 +99,25 @@ fn small_models() -> impl Iterator<Item = Tokenizer> {
             .zip(["always", "first", "never"].into_iter().cycle())
             .map(unigram),
     );
+    models.extend(flags.map(word_piece));
     models.into_iter()
+}
+
+fn word_piece([lstrip, rstrip, single_word]: [bool; 3]) -> Tokenizer {
+    let added = |id: usize, content: &str, normalized: bool| {
+        serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
+            "normalized": normalized, "special": false})
+    };
+    let json = serde_json::json!({
+        "version": "2.0",
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [added(8, "<|a|>", false), added(9, "<|a|><|b|>", false), added(10, "ab", true), added(11, "b<", false)],
+        "model": {"type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9,
+            "vocab": {"u": 0, "a": 1, "b": 2, "##a": 3, "##b": 4, "the": 5, "日": 6, "##é": 7}},
+    });
+    load(&json.to_string())
 }
 
 /// Of Unigram models only what stands between added tokens is cut.
