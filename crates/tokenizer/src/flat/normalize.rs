@@ -104,6 +104,8 @@ fn is_newer(character: char) -> bool {
 /// [`work`]).
 const LOOKED_AT: u64 = 5;
 const NORMALIZED: u64 = 30;
+/// What a byte beyond ASCII costs that is brought to lower case, or whose accents are stripped.
+const LOWERED: u64 = 10;
 /// What a byte costs that is looked up in a character map, and one beyond ASCII besides.
 const MAPPED: u64 = 6;
 const MAPPED_BEYOND_ASCII: u64 = 4;
@@ -185,6 +187,10 @@ impl Normalizers<'_> {
             }
             (PipelineNormalizer::Metaspace(_), _) => {
                 work.take(text.len(), MARKED)?;
+                normalizer.normalize(text, offset).map_err(failed)
+            }
+            (PipelineNormalizer::Lowercase(_) | PipelineNormalizer::StripAccents(_), _) => {
+                work.take(beyond_ascii(text), LOWERED)?;
                 normalizer.normalize(text, offset).map_err(failed)
             }
             (PipelineNormalizer::Bert(bert), _) => {
