@@ -113,8 +113,12 @@ pub fn bpe_json(byte_level: bool) -> String {
 /// The canonical `tokenizer.json` of a small Unigram model with something of everything.
 pub fn unigram_json() -> String {
     let bytes = (0..=0xff).map(|byte| (format!("<0x{byte:02X}>"), -9.0));
-    let tokens = ["a", "b", "ab", "abc", "cab", "\u{65e5}", "\u{2581}", "\u{2581}a"].map(|token| (token.to_owned(), -1.5));
-    let vocab: Vec<_> = std::iter::once(("<unk>".to_owned(), 0.0)).chain(tokens).chain(bytes).collect();
+    let tokens =
+        ["a", "b", "ab", "abc", "cab", "\u{65e5}", "\u{2581}", "\u{2581}a"].map(|token| (token.to_owned(), -1.5));
+    let vocab: Vec<_> = std::iter::once(("<unk>".to_owned(), 0.0))
+        .chain(tokens)
+        .chain(bytes)
+        .collect();
     json!({
         "version": "2.0",
         "normalizer": {"type": "Sequence", "normalizers": [
