@@ -1,5 +1,7 @@
 //! Vocabularies as the library has to be given them.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 use tk_encode::utils::byte_level::char_to_byte;
 
@@ -18,10 +20,17 @@ pub(super) fn hide_misspelled(json: &mut Value) -> bool {
     if merged.any(|token| !token.as_str().is_some_and(is_spelled)) {
         return false;
     }
+    // Added tokens are found in texts, and have the ids that they have in the vocabulary.
+    let added = json.get("added_tokens").and_then(Value::as_array);
+    let added = added.into_iter().flatten();
+    let added: HashSet<String> = added
+        .filter_map(|token| Some(token.get("content")?.as_str()?.to_owned()))
+        .collect();
     let Some(vocab) = json.pointer_mut("/model/vocab").and_then(Value::as_object_mut) else {
         return false;
     };
-    let hidden: Vec<_> = vocab.keys().filter(|token| !is_spelled(token)).cloned().collect();
+    let is_hidden = |token: &&String| !is_spelled(token) && !added.contains(*token);
+    let hidden: Vec<_> = vocab.keys().filter(is_hidden).cloned().collect();
     for token in &hidden {
         // The byte 0xff stands in no UTF-8. The number of tokens stays, as added tokens get ids from there on.
         if let Some(id) = vocab.remove(token) {
