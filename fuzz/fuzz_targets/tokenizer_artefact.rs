@@ -5,7 +5,9 @@
 
 use std::sync::LazyLock;
 
+use fuzz::models;
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use tokenizer::Tokenizer;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -44,16 +46,16 @@ fuzz_target!(|changes: &[u8]| {
 /// Every section has something in it, in one of them.
 static ARTEFACTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let models = [
-        fuzz::bpe_json(true),
-        fuzz::bpe_json(false),
-        fuzz::unigram_json(),
-        fuzz::word_piece_json(),
+        models::bpe(true),
+        models::bpe(false),
+        models::unigram(),
+        models::word_piece(),
     ];
     models.into_iter().map(artefact).collect()
 });
 
-fn artefact(json: String) -> Vec<u8> {
-    let artefact = tokenizer::build(json.as_bytes()).expect("it can be built");
+fn artefact(json: Value) -> Vec<u8> {
+    let artefact = tokenizer::build(json.to_string().as_bytes()).expect("it can be built");
     assert_eq!(artefact.not_flat, None);
     artefact.bytes
 }

@@ -97,14 +97,14 @@ pub(super) async fn overlap_of_query(
         // Hashes say of themselves what adapter and namespace are.
         (Some(hashes), None) if lora.is_none() && cache_salt.is_none() => {
             let (pool, _) = asked(&admin, pool.as_deref(), model.as_deref())?;
-            overlap(pool, numbers("hashes", &hashes)?.map(SequenceHash).collect()).await
+            overlap(pool, numbers("hashes", 64, &hashes)?.map(SequenceHash).collect()).await
         }
         (Some(_), None) => Err(Refusal::bad("lora and cache_salt are of token_ids, not of hashes")),
         (None, Some(token_ids)) => {
             let prompt = Prompt {
                 pool,
                 model,
-                token_ids: numbers("token_ids", &token_ids)?.collect(),
+                token_ids: numbers("token_ids", 32, &token_ids)?.collect(),
                 lora,
                 cache_salt,
             };
@@ -128,12 +128,12 @@ pub(super) async fn overlap_of_prompt(
     overlap(pool, hashes).await
 }
 
-/// Numbers in decimal.
-fn numbers<T: FromStr>(key: &str, list: &str) -> Result<impl Iterator<Item = T>, Refusal> {
+/// Unsigned numbers of so many bits, in decimal.
+fn numbers<T: FromStr>(key: &str, bits: u32, list: &str) -> Result<impl Iterator<Item = T>, Refusal> {
     let texts = list.split(',').map(str::trim).filter(|text| !text.is_empty());
     let number = |text: &str| {
-        let no_number = || Refusal::bad(format!("{key}: {text:?} is no number as it has to be"));
-        text.parse().map_err(|_| no_number())
+        let no_number = |_| Refusal::bad(format!("{key}: {text:?} is no unsigned {bits}-bit number in decimal"));
+        text.parse().map_err(no_number)
     };
     texts.map(number).collect::<Result<Vec<T>, _>>().map(Vec::into_iter)
 }

@@ -1,5 +1,9 @@
 //! Damaged and hostile artefacts are refused, or load and give some ids: never a panic, never an endless loop.
 
+#[path = "models/small.rs"]
+#[expect(unreachable_pub, reason = "the crate of the fuzz targets exports them")]
+mod small;
+
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -21,78 +25,14 @@ const KINDS: [Kind; 4] = [Kind::ByteLevel, Kind::ByteFallback, Kind::Unigram, Ki
 /// Models with every kind of section filled, small enough to be damaged everywhere.
 fn artefact(kind: Kind) -> Vec<u8> {
     let json = match kind {
-        Kind::ByteLevel => bpe(true),
-        Kind::ByteFallback => bpe(false),
-        Kind::Unigram => unigram(),
-        Kind::WordPiece => word_piece(),
+        Kind::ByteLevel => small::bpe(true),
+        Kind::ByteFallback => small::bpe(false),
+        Kind::Unigram => small::unigram(),
+        Kind::WordPiece => small::word_piece(),
     };
     let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
     assert_eq!(artefact.not_flat, None);
     artefact.bytes
-}
-
-fn bpe(byte_level: bool) -> Value {
-    let mut vocab = serde_json::Map::new();
-    let mut add = |token: String| {
-        let id = vocab.len();
-        vocab.entry(token).or_insert(id.into());
-    };
-    for byte in 0..=255_u8 {
-        add(tk_encode::utils::byte_level::BYTES_CHAR_LOOKUP[usize::from(byte)].to_string());
-        add(format!("<0x{byte:02X}>"));
-    }
-    let merges = [["a", "b"], ["ab", "c"], ["Ã", "©"], ["b", "c"], ["Ġ", "a"]];
-    for [left, right] in merges {
-        add(format!("{left}{right}"));
-    }
-    json!({
-        "version": "2.0",
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext", "invert": false},
-        "added_tokens": [added(vocab.len(), "<|end|>", false), added(vocab.len() + 1, "word", true)],
-        "model": {"type": "BPE", "byte_level": byte_level, "byte_fallback": !byte_level, "vocab": vocab, "merges": merges},
-    })
-}
-
-fn unigram() -> Value {
-    let bytes = (0..=0xff).map(|byte| (format!("<0x{byte:02X}>"), -9.0));
-    let tokens = ["a", "b", "ab", "abc", "cab", "日", "\u{2581}", "\u{2581}a"].map(|token| (token.to_owned(), -1.5));
-    let vocab: Vec<_> = std::iter::once(("<unk>".to_owned(), 0.0))
-        .chain(tokens)
-        .chain(bytes)
-        .collect();
-    json!({
-        "version": "2.0",
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Precompiled", "precompiled_charsmap": charsmap()},
-            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
-            {"type": "MetaspaceNormalizer", "replacement": "\u{2581}", "prepend": "always", "drop_whitespace": false}]},
-        "pre_tokenizer": {"type": "Split", "pattern": {"String": "\u{2581}"}, "behavior": "MergedWithNext", "invert": false},
-        "added_tokens": [added(vocab.len(), "<|end|>", false), added(vocab.len() + 1, "word", true)],
-        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true, "vocab": vocab},
-    })
-}
-
-fn word_piece() -> Value {
-    json!({
-        "version": "2.0",
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
-            "lowercase": true},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "added_tokens": [added(9, "<|end|>", false), added(10, "word", true)],
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 20,
-            "vocab": {"[UNK]": 0, "a": 1, "abc": 2, "##a": 3, "##ab": 4, "##c": 5, "##bc": 6, "日": 7, "e": 8}},
-    })
-}
-
-/// A character map from \u{e9} to e, in base 64: a trie of 256 units, of which all but the first ones are zero, and a text.
-fn charsmap() -> String {
-    format!("AAQAAAAAAwCpDQAAAAAAgMOsAgAA{}AABlAA==", "A".repeat(1340))
-}
-
-fn added(id: usize, content: &str, normalized: bool) -> Value {
-    json!({"id": id, "content": content, "single_word": normalized, "lstrip": normalized, "rstrip": normalized,
-        "normalized": normalized, "special": !normalized})
 }
 
 const TEXTS: [&str; 4] = [

@@ -43,8 +43,9 @@ impl CharTable {
 ///
 /// `tokens` are their bytes and ids, `bytes` the symbols of bytes. Three things must hold: merging the bytes alone gives one
 /// token; at every step of that no neighbour can take the first or last symbol away at a better rank; and none takes that
-/// token at a better rank than a step had, or it might come before merges that come before that step. What stands left of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a
-/// first byte, which is below 0x80 or from 0xC2 on.
+/// token at a better rank than a step had, or it might come before merges that come before that step. What stands left
+/// of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a first byte,
+/// which is below 0x80 or from 0xC2 on.
 pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], merges: &Merges) -> CharTable {
     let edges: HashMap<u32, (u8, u8)> = tokens
         .iter()

@@ -87,16 +87,22 @@ impl Meta {
             4 => Kind::WordLevel,
             _ => return Err(BAD),
         };
-        let known = |symbol| symbol < vocab_size || symbol == NO_SYMBOL;
-        (vocab_size <= ID_LIMIT && known(unknown)).then_some(()).ok_or(BAD)?;
-        Ok(Self {
+        let meta = Self {
             kind,
             vocab_size,
             flags,
             unknown,
             longest_word,
             unknown_score: f64::from_le_bytes(score),
-        })
+        };
+        (vocab_size <= ID_LIMIT && meta.has_or_none(unknown))
+            .then_some(meta)
+            .ok_or(BAD)
+    }
+
+    /// Whether a symbol is below the vocabulary size, or [`NO_SYMBOL`].
+    pub(super) fn has_or_none(self, symbol: u32) -> bool {
+        symbol < self.vocab_size || symbol == NO_SYMBOL
     }
 }
 
@@ -212,10 +218,7 @@ impl<'a> Tables<'a> {
     /// That every symbol is below the vocabulary size and every place inside its table.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let known = |symbol: u32| symbol < self.meta.vocab_size;
-        let known_or_none = |symbol: &[u8; 4]| {
-            let symbol = u32::from_le_bytes(*symbol);
-            known(symbol) || symbol == NO_SYMBOL
-        };
+        let known_or_none = |symbol: &[u8; 4]| self.meta.has_or_none(u32::from_le_bytes(*symbol));
         let pages = self.chars.as_chunks::<{ PAGE as usize }>().0.len();
         let good = self.bytes.len() == 256
             && self.pair_tags.len() == self.pairs.len()

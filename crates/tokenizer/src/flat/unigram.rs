@@ -63,7 +63,7 @@ impl Lattice {
         }
     }
 
-    /// Whether a way was not there, or had a lower score than `way`, which then takes its place.
+    /// Takes `way` to `end` if there was none, or one of a lower score.
     fn offer(&mut self, end: usize, way: Way) {
         if let Some(known) = self.ways.get_mut(end)
             && (known.start == Way::NONE.start || way.score > known.score)
@@ -91,11 +91,10 @@ impl Lattice {
 impl Unigram<'_> {
     /// That there are not more tokens than ids, and that every byte has a known one, or none, or there are none at all.
     pub(super) fn check(&self) -> Result<(), LoadError> {
-        let known =
-            |id: &[u8; 4]| u32::from_le_bytes(*id) < self.meta.vocab_size || u32::from_le_bytes(*id) == NO_SYMBOL;
+        let known_or_none = |id: &[u8; 4]| self.meta.has_or_none(u32::from_le_bytes(*id));
         (self.scores.len() <= self.meta.vocab_size as usize
             && matches!(self.bytes.len(), 0 | 256)
-            && self.bytes.iter().all(known))
+            && self.bytes.iter().all(known_or_none))
         .then_some(())
         .ok_or(BAD)
     }

@@ -67,7 +67,6 @@ fn small_models() -> impl Iterator<Item = Tokenizer> {
         serde_json::json!({"type": "Lowercase"}),
         serde_json::json!({"type": "MetaspaceNormalizer", "replacement": "▁", "prepend": "first", "drop_whitespace": false}),
     ];
-    // Left strip, right strip, single word.
     let flags = [
         [false, false, false],
         [true, false, false],
@@ -77,12 +76,9 @@ fn small_models() -> impl Iterator<Item = Tokenizer> {
     ];
     let mut models = Vec::new();
     for pre_tokenizer in pre_tokenizers {
-        for [lstrip, rstrip, single_word] in flags {
+        for flags in flags {
             let (number, last) = (models.len(), vocab.len());
-            let added = |index: usize, content: &str| {
-                serde_json::json!({"id": last + index, "content": content, "single_word": single_word, "lstrip": lstrip,
-                    "rstrip": rstrip, "normalized": number % 3 == 0, "special": false})
-            };
+            let added = |index, content| added(last + index, content, flags, number % 3 == 0);
             let json = serde_json::json!({
                 "version": "2.0",
                 "normalizer": normalizers[number % 4],
@@ -103,11 +99,14 @@ fn small_models() -> impl Iterator<Item = Tokenizer> {
     models.into_iter()
 }
 
-fn word_piece([lstrip, rstrip, single_word]: [bool; 3]) -> Tokenizer {
-    let added = |id: usize, content: &str, normalized: bool| {
-        serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
-            "normalized": normalized, "special": false})
-    };
+/// An added token. `flags`: left strip, right strip, single word.
+fn added(id: usize, content: &str, [lstrip, rstrip, single_word]: [bool; 3], normalized: bool) -> serde_json::Value {
+    serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
+        "normalized": normalized, "special": false})
+}
+
+fn word_piece(flags: [bool; 3]) -> Tokenizer {
+    let added = |id, content, normalized| added(id, content, flags, normalized);
     let json = serde_json::json!({
         "version": "2.0",
         "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
@@ -121,11 +120,8 @@ fn word_piece([lstrip, rstrip, single_word]: [bool; 3]) -> Tokenizer {
 }
 
 /// Of Unigram models only what stands between added tokens is cut.
-fn unigram(([lstrip, rstrip, single_word], prepend): ([bool; 3], &str)) -> Tokenizer {
-    let added = |id: usize, content: &str, normalized: bool| {
-        serde_json::json!({"id": id, "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
-            "normalized": normalized, "special": false})
-    };
+fn unigram((flags, prepend): ([bool; 3], &str)) -> Tokenizer {
+    let added = |id, content, normalized| added(id, content, flags, normalized);
     let vocab = ["<unk>", "▁", "a", "b", "ab", "▁a", "b▁", "▁▁", "▁b", "the", "\n"].map(|token| (token, -1.0));
     let json = serde_json::json!({
         "version": "2.0",
