@@ -282,6 +282,10 @@ fn a_login_to_nats_is_read_and_never_shown() {
         brokers.pools[0].dynamo.clone().unwrap().brokers,
         ["tcp://a:1", "tcp://b:2"]
     );
+    for (setting, expected) in [("", true), ("load_events: true", true), ("load_events: false", false)] {
+        let config = Config::parse(&dynamo(setting), directory).unwrap();
+        assert_eq!(config.pools[0].dynamo.clone().unwrap().load_events, expected);
+    }
 }
 
 #[test]

@@ -264,7 +264,7 @@ async fn publishers_share_a_connection_that_comes_back_when_the_server_does() {
     let mut server = Server::start("restart", "").await;
     let config = server.config(NatsLogin::Anonymous);
     let metrics = Metrics::new();
-    let nats = Nats::start(config.clone(), 16, metrics.pool("p"));
+    let nats = Nats::start(config.clone(), 16, None, metrics.pool("p"));
     let mut followed = Vec::new();
     for publisher in [1, 2] {
         let (sender, signals) = mpsc::channel(64);
@@ -303,7 +303,7 @@ async fn messages_that_find_no_room_are_a_doubt() {
     let server = Server::start("slow", "").await;
     let config = server.config(NatsLogin::Anonymous);
     let metrics = Metrics::new();
-    let nats = Nats::start(config.clone(), 16, metrics.pool("p"));
+    let nats = Nats::start(config.clone(), 16, None, metrics.pool("p"));
     // Nobody takes the signals at first.
     let (sender, mut signals) = mpsc::channel(1);
     nats.follow(SUBJECT.to_owned(), 1, sender).await;

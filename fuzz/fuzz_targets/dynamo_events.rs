@@ -1,8 +1,10 @@
-//! Dynamo's event plane: frames, the envelope in them, the events in that, and the view.
+//! Dynamo's event plane: frames, the envelope in them, the events or the load in that, and the view.
 
 #![no_main]
 
-use control_plane::dynamo::wire::{RouterEvent, envelope, envelope_of_frames, kv_events};
+use control_plane::dynamo::load::TOPICS;
+use control_plane::dynamo::load::wire::said;
+use control_plane::dynamo::wire::{Envelope, RouterEvent, envelope, envelope_of_frames, kv_events};
 use control_plane::events::Event;
 use fuzz::{BLOCK_SIZE, check_index, is_one_value};
 use libfuzzer_sys::fuzz_target;
@@ -14,6 +16,14 @@ fuzz_target!(|bytes: &[u8]| {
     let payload = envelope(in_frames).map_or(in_frames, |envelope| envelope.payload);
     if let Ok(events) = kv_events(payload, BLOCK_SIZE) {
         check_index(events.iter().filter_map(|event| event.event.as_ref().ok()));
+    }
+    for topic in TOPICS {
+        let _ = said(&Envelope {
+            publisher_id: 0,
+            sequence: 0,
+            topic,
+            payload,
+        });
     }
     if is_one_value(payload) {
         check_neighbours(payload);

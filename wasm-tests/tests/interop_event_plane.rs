@@ -98,6 +98,7 @@ async fn follows(name: &str, dynamo: Dynamo, mut carriers: Vec<Carrier>, discove
         traffic.send(40).await?;
         agrees("what was cached meanwhile").await?;
         is_believed(&router, bed, &workers).await?;
+        load_is_told(bed).await?;
 
         // With one of several gone, the others carry on.
         let last = carriers.len() - 1;
@@ -153,6 +154,22 @@ async fn lost(bed: &Testbed) -> Result<()> {
         let status = bed.client.get_json(&url).await?;
         let ranks = status["pools"][0]["ranks"].as_array().context("ranks")?;
         Ok(ranks.iter().all(|rank| rank["connected"] == false).then_some(()))
+    })
+    .await
+}
+
+/// Waits until every worker has told what fills its cache, and what runs and waits.
+async fn load_is_told(bed: &Testbed) -> Result<()> {
+    let url = bed.control_plane()?.url("/v1/status");
+    eventually("the load of all workers", || async {
+        let status = bed.client.get_json(&url).await?;
+        let ranks = status["pools"][0]["ranks"].as_array().context("ranks")?.clone();
+        let is_told = |rank: &Value| {
+            let keys = ["kv_used_blocks", "running_requests", "queued_requests"];
+            keys.iter().all(|key| rank["load"][key].is_u64())
+        };
+        ensure!(ranks.iter().all(is_told), "{ranks:?}");
+        Ok(Some(()))
     })
     .await
 }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::dynamo::load::Load;
 use crate::index::Tally;
 use crate::parity::State;
 use crate::parity::compare::Difference;
@@ -70,6 +71,7 @@ pub struct Metrics {
     rank_connected: Family<RankLabels, Gauge>,
     rank_degraded: Family<RankLabels, Gauge>,
     rank_blocks: Family<RankLabels, Gauge>,
+    worker_load: [Family<RankLabels, Gauge>; 4],
     replays: Family<RankReasonLabels, Counter>,
     connections: Family<ReasonLabels, Counter>,
     blocks: Family<PoolReasonLabels, Counter>,
@@ -149,6 +151,24 @@ impl Metrics {
                 "1 while what is known of the rank's cache may be incomplete"
             ),
             rank_blocks: register!("rank_blocks", "Blocks of the rank in the prefix view"),
+            worker_load: [
+                register!(
+                    "worker_kv_used_blocks",
+                    "Blocks of its cache that a Dynamo worker says requests hold"
+                ),
+                register!(
+                    "worker_running_requests",
+                    "Requests that a Dynamo worker says its engine runs"
+                ),
+                register!(
+                    "worker_queued_requests",
+                    "Requests that a Dynamo worker says wait in its engine"
+                ),
+                register!(
+                    "dynamo_routers_requests",
+                    "Requests that Dynamo's routers say they have in flight at the worker"
+                ),
+            ],
             connections: register!(
                 "kv_connections",
                 "Publishers that connected to events.listen, by what became of them"
@@ -294,6 +314,22 @@ impl RankMetrics {
         self.all.replays.get_or_create(&self.because(outcome)).inc();
     }
 
+    /// What is said of its load; of what nobody says anything there is no series.
+    pub fn show_load(&self, load: &Load) {
+        let values = [
+            load.kv_used_blocks,
+            load.running_requests,
+            load.queued_requests,
+            Some(load.dynamo_routers_requests),
+        ];
+        for (gauge, value) in self.all.worker_load.iter().zip(values) {
+            if let Some(value) = value {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                gauge.get_or_create(&self.labels).set(value);
+            }
+        }
+    }
+
     /// The rank is gone, and with it its metrics.
     pub fn forget(&self) {
         let Metrics {
@@ -303,9 +339,13 @@ impl RankMetrics {
             rank_connected,
             rank_degraded,
             rank_blocks,
+            worker_load,
             ..
         } = &self.all;
-        for gauge in [rank_connected, rank_degraded, rank_blocks] {
+        for gauge in [rank_connected, rank_degraded, rank_blocks]
+            .into_iter()
+            .chain(worker_load)
+        {
             gauge.remove(&self.labels);
         }
         let reasons = std::mem::take(&mut *self.reasons.lock().unwrap_or_else(PoisonError::into_inner));

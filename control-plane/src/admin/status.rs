@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::metrics::RankMetrics;
+use crate::dynamo::load::Load;
 
 /// One rank's state; shared by whoever feeds it and whoever shows it.
 #[derive(Debug)]
@@ -38,6 +39,9 @@ pub struct RankState {
     trouble: Option<String>,
     /// It has blocks that are not routed by, as the pool's view does not have their tier.
     has_unshown_tier: bool,
+    /// What it and Dynamo's routers said of its load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<Load>,
 }
 
 impl RankStatus {
@@ -57,6 +61,7 @@ impl RankStatus {
             degraded: None,
             trouble: None,
             has_unshown_tier: false,
+            load: None,
         };
         Self {
             metrics,
@@ -149,6 +154,12 @@ impl RankStatus {
                 "rank tells of blocks on a tier that index.tiers does not list: they are not routed by"
             );
         }
+    }
+
+    /// How loaded it is said to be.
+    pub fn set_load(&self, load: Load) {
+        self.lock().load = Some(load);
+        self.metrics.show_load(&load);
     }
 
     /// No message of it is missing.

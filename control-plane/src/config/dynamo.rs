@@ -27,6 +27,8 @@ pub struct DynamoConfig {
     pub nats: Option<NatsConfig>,
     /// Where ZMQ brokers publish the KV events of workers (their XPUB sockets); empty: as the discovery service says.
     pub brokers: Vec<String>,
+    /// Whether what workers and Dynamo's routers say of load is listened to.
+    pub load_events: bool,
 }
 
 /// Where the records of Dynamo's discovery service are.
@@ -66,6 +68,7 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         frontend_port,
         nats,
         brokers,
+        load_events,
     ] = dynamo.fields(
         mistakes,
         [
@@ -79,6 +82,7 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
             "frontend_port",
             "nats",
             "brokers",
+            "load_events",
         ],
     );
     let text = |at: &At<'_>, default: &str, mistakes: &mut Mistakes| at.text(mistakes).unwrap_or(default).to_owned();
@@ -96,6 +100,7 @@ pub(super) fn read_discovery(at: &At<'_>, directory: &Path, mistakes: &mut Mista
         frontend_port: u16::try_from(frontend_port.integer(mistakes, 1..=65_535, FRONTEND_PORT)).unwrap_or(0),
         nats: read_nats(&nats, directory, mistakes),
         brokers: read_brokers(&brokers, mistakes),
+        load_events: load_events.flag(mistakes, true),
     })
 }
 

@@ -3,41 +3,41 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Buf;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::connect::{PAUSE, connect};
 use super::direct::frames;
 use super::dispatch::Dispatcher;
 use super::follower::Signal;
+use super::load::{self, Loads};
 use super::records::Endpoint;
 use super::wire::{KV_EVENTS, envelope_of_frames};
 use crate::admin::metrics::PoolMetrics;
 use crate::events::zmtp::{Connection, Part, Role};
 
-/// How long one attempt to connect may take, and the pause between attempts, which doubles from the first to the last.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// A pool's connections, one to each broker; dropping them ends them.
 #[derive(Debug)]
 pub struct Brokers {
     dispatcher: Arc<Mutex<Dispatcher>>,
-    subjects: Arc<[String; 2]>,
+    subjects: Arc<[String]>,
     metrics: PoolMetrics,
     connections: BTreeMap<String, JoinSet<()>>,
 }
 
 impl Brokers {
-    /// None yet. `endpoint`: whose workers' events are wanted.
-    pub fn new(endpoint: &Endpoint, block_size: u32, metrics: PoolMetrics) -> Self {
+    /// None yet. `endpoint`: whose workers' events are wanted; `loads` takes what is said of load.
+    pub fn new(endpoint: &Endpoint, block_size: u32, loads: Option<Loads>, metrics: PoolMetrics) -> Self {
+        let topics = loads.is_some().then_some(load::TOPICS).into_iter().flatten();
+        let subjects = std::iter::once(KV_EVENTS)
+            .chain(topics)
+            .flat_map(|topic| subjects(endpoint, topic));
         Self {
-            dispatcher: Arc::new(Mutex::new(Dispatcher::new(block_size))),
-            subjects: Arc::new(subjects(endpoint)),
+            subjects: subjects.collect(),
+            dispatcher: Arc::new(Mutex::new(Dispatcher::new(block_size, loads))),
             metrics,
             connections: BTreeMap::new(),
         }
@@ -68,8 +68,8 @@ impl Brokers {
     }
 }
 
-/// Under what Dynamo publishes the KV events of an endpoint: since July 2026, and before.
-fn subjects(endpoint: &Endpoint) -> [String; 2] {
+/// Under what Dynamo publishes what it has to say of an endpoint: since July 2026, and before.
+fn subjects(endpoint: &Endpoint, topic: &str) -> [String; 2] {
     let Endpoint {
         namespace,
         component,
@@ -77,12 +77,12 @@ fn subjects(endpoint: &Endpoint) -> [String; 2] {
     } = endpoint;
     [
         format!(
-            "namespace.{}.component.{}.endpoint.{}.{KV_EVENTS}",
+            "namespace.{}.component.{}.endpoint.{}.{topic}",
             encoded(namespace),
             encoded(component),
             encoded(name)
         ),
-        format!("namespace.{namespace}.component.{component}.{KV_EVENTS}"),
+        format!("namespace.{namespace}.component.{component}.{topic}"),
     ]
 }
 
@@ -95,25 +95,17 @@ fn encoded(part: &str) -> String {
     part.bytes().map(encode).collect()
 }
 
-async fn run(broker: String, subjects: Arc<[String; 2]>, dispatcher: Arc<Mutex<Dispatcher>>, metrics: PoolMetrics) {
-    let subjects = subjects.each_ref().map(String::as_str);
-    let mut pause = FIRST_PAUSE;
+async fn run(broker: String, subjects: Arc<[String]>, dispatcher: Arc<Mutex<Dispatcher>>, metrics: PoolMetrics) {
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
     loop {
-        match timeout(CONNECT_TIMEOUT, Connection::connect(&broker, Role::Sub(&subjects))).await {
-            Ok(Ok(connection)) => {
-                pause = FIRST_PAUSE;
-                tracing::info!(broker, "subscribed to a broker of KV events");
-                dispatcher.lock().await.connected(&broker).await;
-                receive(connection, &dispatcher, &metrics).await;
-                tracing::warn!(broker, "connection to a broker of KV events is lost");
-                metrics.count_dynamo("broker_lost", 1);
-                dispatcher.lock().await.lost(&broker).await;
-            }
-            Ok(Err(error)) => tracing::debug!(broker, %error, "cannot connect"),
-            Err(_) => tracing::debug!(broker, "connecting takes too long"),
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let connection = connect(&broker, Role::Sub(&subjects)).await;
+        tracing::info!(broker, "subscribed to a broker of KV events");
+        dispatcher.lock().await.connected(&broker).await;
+        receive(connection, &dispatcher, &metrics).await;
+        tracing::warn!(broker, "connection to a broker of KV events is lost");
+        metrics.count_dynamo("broker_lost", 1);
+        dispatcher.lock().await.lost(&broker).await;
+        sleep(PAUSE).await;
     }
 }
 

@@ -1,38 +1,27 @@
 //! Dynamo's event plane over ZMQ, directly: each publisher has a PUB socket, whose address is in the discovery service.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::connect::{PAUSE, connect};
 use super::follower::Signal;
 use super::wire::{KV_EVENTS, WireError, envelope, envelope_of_frames, kv_events};
 use crate::events::zmtp::{Connection, Part, Role};
 
-/// How long one attempt to connect may take, and the pause between attempts, which doubles from the first to the last.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
 /// Brings the events of publisher `id` at `endpoint` until nobody takes them any more.
 pub async fn run(endpoint: String, id: u64, block_size: u32, signals: mpsc::Sender<Signal>) {
-    let mut pause = FIRST_PAUSE;
-    while !signals.is_closed() {
-        match timeout(CONNECT_TIMEOUT, Connection::connect(&endpoint, Role::HEAR_ALL)).await {
-            Ok(Ok(connection)) => {
-                pause = FIRST_PAUSE;
-                tracing::info!(endpoint, "subscribed to KV events");
-                if follow(connection, id, block_size, &signals).await.is_none() {
-                    return;
-                }
-                tracing::warn!(endpoint, "connection to the worker's KV events is lost");
-            }
-            Ok(Err(error)) => tracing::debug!(endpoint, %error, "cannot connect"),
-            Err(_) => tracing::debug!(endpoint, "connecting takes too long"),
+    loop {
+        let connection = tokio::select! {
+            connection = connect(&endpoint, Role::HEAR_ALL) => connection,
+            () = signals.closed() => return,
+        };
+        tracing::info!(endpoint, "subscribed to KV events");
+        if follow(connection, id, block_size, &signals).await.is_none() {
+            return;
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tracing::warn!(endpoint, "connection to the worker's KV events is lost");
+        sleep(PAUSE).await;
     }
 }
 

@@ -2,10 +2,12 @@
 //! through goes to all of them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use super::follower::Signal;
+use super::load::Loads;
 use super::wire::{KV_EVENTS, WireError, envelope, kv_events};
 use crate::events::zmtp::MAX_FRAME_BYTES;
 
@@ -13,6 +15,8 @@ use crate::events::zmtp::MAX_FRAME_BYTES;
 #[derive(Debug)]
 pub struct Dispatcher {
     block_size: u32,
+    /// Takes what is said of load.
+    loads: Option<Loads>,
     /// Names of those that stand. With several, each brings the same messages.
     connections: BTreeSet<String>,
     followers: HashMap<u64, Follower>,
@@ -26,10 +30,11 @@ struct Follower {
 }
 
 impl Dispatcher {
-    /// Nobody is followed yet, and nothing is connected. Blocks have `block_size` tokens.
-    pub fn new(block_size: u32) -> Self {
+    /// Nobody is followed yet, and nothing is connected. Blocks have `block_size` tokens; `loads` takes what is said of load.
+    pub fn new(block_size: u32, loads: Option<Loads>) -> Self {
         Self {
             block_size,
+            loads,
             connections: BTreeSet::new(),
             followers: HashMap::new(),
         }
@@ -75,9 +80,14 @@ impl Dispatcher {
     /// A message came.
     ///
     /// # Errors
-    /// When it does not say whose it is.
+    /// When it does not say whose it is, or what it says of load cannot be read.
     pub async fn message(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let message = envelope(bytes)?;
+        if let Some(loads) = &self.loads
+            && loads.take(&message, Instant::now())?
+        {
+            return Ok(());
+        }
         let (publisher, sequence) = (message.publisher_id, Some(message.sequence));
         let Some(follower) = self.followers.get_mut(&publisher) else {
             return Ok(());

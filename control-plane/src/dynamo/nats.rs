@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use super::dispatch::Dispatcher;
 use super::follower::Signal;
+use super::load::Loads;
 use crate::admin::metrics::PoolMetrics;
 use crate::config::{NatsConfig, NatsLogin};
 
@@ -28,7 +29,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between attempts to connect, which doubles from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Subjects of one pool's publishers; there is one for each endpoint, and a pool has one endpoint.
+/// Subjects of one pool's publishers; there is one for each endpoint and topic, and a pool has one endpoint.
 const MAX_SUBJECTS: usize = 64;
 
 /// Of the one connection.
@@ -53,8 +54,9 @@ struct Link {
 
 impl Nats {
     /// Connects, for as long as it takes, and again whenever the connection is lost.
-    pub fn start(config: NatsConfig, block_size: u32, metrics: PoolMetrics) -> Self {
-        let dispatcher = Arc::new(Mutex::new(Dispatcher::new(block_size)));
+    /// `loads` takes what is said of load.
+    pub fn start(config: NatsConfig, block_size: u32, loads: Option<Loads>, metrics: PoolMetrics) -> Self {
+        let dispatcher = Arc::new(Mutex::new(Dispatcher::new(block_size, loads)));
         let (subjects, wanted) = mpsc::unbounded_channel();
         let mut connection = JoinSet::new();
         connection.spawn(run(config, dispatcher.clone(), wanted, metrics));
@@ -67,9 +69,14 @@ impl Nats {
 
     /// Gives `signals` what comes of `publisher` under `subject`.
     pub async fn follow(&self, subject: String, publisher: u64, signals: mpsc::Sender<Signal>) {
+        self.hear(subject);
+        self.dispatcher.lock().await.add(publisher, signals).await;
+    }
+
+    /// Takes what comes under `subject`, too.
+    pub fn hear(&self, subject: String) {
         // It ends only with us.
         let _ = self.subjects.send(subject);
-        self.dispatcher.lock().await.add(publisher, signals).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use router_core::hash::BlockLayout;
 
+use super::load;
 use super::query::Target;
 use super::records::{Card, Channel, Instance, Record, Records, Scope, Source, WorkerRank};
 use super::wire::KV_EVENTS;
@@ -16,6 +17,8 @@ const MAX_RANKS: u32 = 1024;
 const BROKER_COMPONENT: &str = "zmq_broker";
 /// Brokers beyond which the discovery service is not believed.
 const MAX_BROKERS: usize = 64;
+/// Publishers of load beyond which no more are listened to: three for each of a thousand workers and as many again.
+const MAX_LOAD_CHANNELS: usize = 6144;
 
 /// What a pool's workers are, as their records say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct Picture {
     pub refused: BTreeMap<u64, String>,
     /// Where ZMQ brokers publish what they are given.
     pub brokers: BTreeSet<String>,
+    /// Where workers and routers say how loaded workers are.
+    pub load: BTreeSet<EventTransport>,
 }
 
 /// One rank.
@@ -49,7 +54,7 @@ pub struct Publisher {
 }
 
 /// How a publisher's events come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventTransport {
     /// From its own ZMQ socket, `tcp://host:port`.
     Zmq(String),
@@ -64,6 +69,7 @@ impl Picture {
     pub fn of(records: &Records, config: &DynamoConfig, layout: BlockLayout) -> Self {
         let mut picture = Self {
             brokers: brokers(records, config),
+            load: load(records, config),
             ..Self::default()
         };
         let publishers = publishers(records, config, !picture.brokers.is_empty());
@@ -103,6 +109,28 @@ impl Picture {
         }
         picture
     }
+}
+
+/// Where something is said of the load of the pool's workers.
+fn load(records: &Records, config: &DynamoConfig) -> BTreeSet<EventTransport> {
+    let is_ours = |scope: &Scope| match scope {
+        Scope::Endpoint { endpoint } => *endpoint == config.endpoint,
+        // As before July 2026.
+        Scope::Component { namespace, component } => {
+            (namespace, component) == (&config.endpoint.namespace, &config.endpoint.component)
+        }
+        Scope::Namespace { .. } => false,
+    };
+    let transport = |(_, record): (u64, &Record)| match record {
+        Record::EventChannel {
+            scope: Some(scope),
+            topic,
+            transport,
+            ..
+        } if is_ours(scope) && load::TOPICS.contains(&topic.as_str()) => event_transport(transport, topic),
+        _ => None,
+    };
+    records.iter().filter_map(transport).take(MAX_LOAD_CHANNELS).collect()
 }
 
 /// Frontend and ranks of a worker, or why it cannot be used.
@@ -172,7 +200,7 @@ fn publishers(records: &Records, config: &DynamoConfig, has_brokers: bool) -> BT
                 transport,
                 ..
             } if topic == KV_EVENTS => {
-                transports.extend(event_transport(transport).map(|transport| (*publisher_id, transport)));
+                transports.extend(event_transport(transport, topic).map(|transport| (*publisher_id, transport)));
             }
             Record::EventSource {
                 topic,
@@ -211,14 +239,14 @@ fn publishers(records: &Records, config: &DynamoConfig, has_brokers: bool) -> BT
     sources.into_iter().map(publisher).collect()
 }
 
-fn event_transport(channel: &Channel) -> Option<EventTransport> {
+fn event_transport(channel: &Channel, topic: &str) -> Option<EventTransport> {
     match channel {
         Channel::Zmq { endpoint } => Some(EventTransport::Zmq(endpoint.clone())),
         Channel::Nats { subject_prefix } => {
             // What Dynamo percent-encodes; a wildcard would bring everybody's messages.
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_%.".contains(&byte);
             let is_subject = !subject_prefix.is_empty() && subject_prefix.bytes().all(is_plain);
-            is_subject.then(|| EventTransport::Nats(format!("{subject_prefix}.{KV_EVENTS}")))
+            is_subject.then(|| EventTransport::Nats(format!("{subject_prefix}.{topic}")))
         }
         Channel::ZmqBroker { .. } => None,
     }

@@ -1,6 +1,6 @@
 //! The ways by which KV events of Dynamo's workers come to a pool.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::broker::Brokers;
 use super::direct;
 use super::follower::Signal;
+use super::load::{self, Loads};
 use super::nats::Nats;
 use super::picture::EventTransport;
 use crate::admin::metrics::PoolMetrics;
@@ -21,17 +22,49 @@ pub struct EventPlane {
     /// Whether it was said that there are publishers on NATS, and nobody to hear them.
     is_nats_missed: bool,
     brokers: Brokers,
+    /// Takes what is said of load; `None`: nobody listens to that.
+    loads: Option<Loads>,
+    /// What listens to it, for each publisher's own socket.
+    listeners: BTreeMap<String, JoinSet<()>>,
+    metrics: PoolMetrics,
 }
 
 impl EventPlane {
     /// Connects to NATS, if it is configured.
-    pub fn new(config: &DynamoConfig, block_size: u32, metrics: &PoolMetrics) -> Self {
+    pub fn new(config: &DynamoConfig, block_size: u32, loads: Option<Loads>, metrics: &PoolMetrics) -> Self {
         let nats = config.nats.clone();
         Self {
             block_size,
-            nats: nats.map(|config| Nats::start(config, block_size, metrics.clone())),
+            nats: nats.map(|config| Nats::start(config, block_size, loads.clone(), metrics.clone())),
             is_nats_missed: false,
-            brokers: Brokers::new(&config.endpoint, block_size, metrics.clone()),
+            brokers: Brokers::new(&config.endpoint, block_size, loads.clone(), metrics.clone()),
+            loads,
+            listeners: BTreeMap::new(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Listens to what is said of load there, and nowhere else. (Brokers bring it together with the rest.)
+    pub fn hear_load(&mut self, transports: &BTreeSet<EventTransport>) {
+        let Some(loads) = &self.loads else { return };
+        let is_wanted = |endpoint: &String| transports.contains(&EventTransport::Zmq(endpoint.clone()));
+        self.listeners.retain(|endpoint, _| is_wanted(endpoint));
+        for transport in transports {
+            match transport {
+                EventTransport::Zmq(endpoint) => {
+                    self.listeners.entry(endpoint.clone()).or_insert_with(|| {
+                        let mut listener = JoinSet::new();
+                        listener.spawn(load::listen(endpoint.clone(), loads.clone(), self.metrics.clone()));
+                        listener
+                    });
+                }
+                EventTransport::Nats(subject) => {
+                    if let Some(nats) = &self.nats {
+                        nats.hear(subject.clone());
+                    }
+                }
+                EventTransport::Broker => {}
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::follower::{self, Follower};
+use super::load::Loads;
 use super::picture::{Picture, Place, Publisher};
 use super::plane::EventPlane;
 use super::query::AT_ONCE;
@@ -56,6 +57,7 @@ struct Running {
     ranks: BTreeMap<WorkerRank, Seat>,
     frontends: BTreeMap<SocketAddr, Frontend>,
     plane: EventPlane,
+    loads: Option<Loads>,
     permits: Arc<Semaphore>,
     refused: BTreeMap<u64, String>,
 }
@@ -84,8 +86,11 @@ impl DynamoPool {
         tasks.spawn(backend::run(self.config.backend.clone(), sender));
         let mut ready = Some(Arc::new(ready));
         let mut records = Records::default();
+        let loads = self.config.load_events.then(Loads::default);
+        let block_size = self.layout.block_size.get();
         let mut running = Running {
-            plane: EventPlane::new(&self.config, self.layout.block_size.get(), &self.metrics),
+            plane: EventPlane::new(&self.config, block_size, loads.clone(), &self.metrics),
+            loads,
             pool: self,
             ranks: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -130,6 +135,7 @@ impl Running {
             ranks,
             refused,
             brokers,
+            load,
         } = picture;
         self.tell_refused(refused);
         self.plane.set_brokers(&brokers).await;
@@ -183,12 +189,17 @@ impl Running {
                         place,
                         tasks: JoinSet::new(),
                     };
+                    if let Some(loads) = &self.loads {
+                        loads.join(id, seat.status.clone());
+                    }
                     admit(&self.pool, &mut self.frontends, frontend);
                     let seat = free.insert(seat);
                     follow(&self.pool, &mut self.plane, &self.permits, seat, ready).await;
                 }
             }
         }
+        // Of ranks that are not there yet, nothing would be kept.
+        self.plane.hear_load(&load);
     }
 
     fn tell_refused(&mut self, refused: BTreeMap<u64, String>) {
@@ -208,6 +219,9 @@ impl Running {
     async fn leave(&mut self, id: WorkerRank, mut seat: Seat) {
         let (worker, dp_rank) = (id.worker_id, id.dp_rank);
         tracing::info!(pool = &*self.pool.pool.name, worker, dp_rank, "rank is gone");
+        if let Some(loads) = &self.loads {
+            loads.leave(&id);
+        }
         seat.tasks.shutdown().await;
         self.pool.members.leave(seat.rank.slot).await;
         self.pool.slots.take_back(seat.rank.slot, Instant::now());

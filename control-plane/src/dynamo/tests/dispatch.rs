@@ -46,7 +46,7 @@ fn all(signals: &mut mpsc::Receiver<Signal>) -> Vec<Signal> {
 
 #[tokio::test]
 async fn each_message_goes_to_its_publishers_follower_and_losses_to_all() {
-    let mut dispatcher = Dispatcher::new(16);
+    let mut dispatcher = Dispatcher::new(16, None);
     let (sender, mut early) = mpsc::channel(16);
     dispatcher.add(1, sender).await;
     assert_eq!(all(&mut early), [], "nothing is connected yet");
@@ -77,7 +77,7 @@ async fn each_message_goes_to_its_publishers_follower_and_losses_to_all() {
 
 #[tokio::test]
 async fn what_several_connections_bring_counts_once_and_the_last_one_to_go_is_the_loss() {
-    let mut dispatcher = Dispatcher::new(16);
+    let mut dispatcher = Dispatcher::new(16, None);
     let (sender, mut signals) = mpsc::channel(16);
     dispatcher.add(1, sender).await;
     dispatcher.connected("a").await;
@@ -95,7 +95,7 @@ async fn what_several_connections_bring_counts_once_and_the_last_one_to_go_is_th
 
 #[tokio::test]
 async fn messages_that_are_nobodys_or_broken_cost_themselves_and_followers_that_are_gone_nothing() {
-    let mut dispatcher = Dispatcher::new(16);
+    let mut dispatcher = Dispatcher::new(16, None);
     let (sender, gone) = mpsc::channel(1);
     dispatcher.add(1, sender).await;
     drop(gone);

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use router_core::hash::BlockLayout;
@@ -26,6 +26,7 @@ fn config(component: &str) -> DynamoConfig {
         frontend_port: 8000,
         nats: None,
         brokers: Vec::new(),
+        load_events: true,
     }
 }
 
@@ -46,6 +47,12 @@ fn all(records: &BTreeMap<String, Value>) -> Change {
 
 fn picture(records: &Records, component: &str, block_size: u32) -> Picture {
     Picture::of(records, &config(component), BlockLayout::plain(block_size).unwrap())
+}
+
+/// Those of publishers, at these ports of this host.
+fn sockets(ports: &[u16]) -> BTreeSet<EventTransport> {
+    let socket = |port| EventTransport::Zmq(format!("tcp://127.0.0.1:{port}"));
+    ports.iter().map(socket).collect()
 }
 
 fn rank(dp_rank: u32) -> WorkerRank {
@@ -85,11 +92,13 @@ fn every_recorded_record_is_read_and_they_make_a_rank() {
     };
     let expected = Picture {
         ranks: BTreeMap::from([(rank(0), place)]),
+        load: sockets(&[35909, 44399]),
         ..Picture::default()
     };
     assert_eq!(picture(&records, "prefill", 16), expected);
     // The other component's worker tells of no events.
     let other = picture(&records, "backend", 16);
+    assert_eq!(other.load, sockets(&[34167, 37449, 39101]));
     assert_eq!(
         other.ranks.values().map(|place| &place.publisher).collect::<Vec<_>>(),
         [&None]
@@ -260,4 +269,34 @@ fn records_beyond_the_limit_are_left_out_and_a_lost_service_takes_nothing_back()
         over_limit: 1,
     };
     assert_eq!((records.count(), useless), (MAX_RECORDS, expected));
+}
+
+#[test]
+fn load_is_said_in_the_pools_part_of_the_deployment() {
+    let channel = |scope: Value, topic: &str| {
+        let transport = json!({"kind": "Nats", "config": {"subject_prefix": "p"}});
+        let record =
+            json!({"type": "EventChannel", "scope": scope, "topic": topic, "instance_id": 1, "transport": transport});
+        let mut records = Records::default();
+        records.apply(all(&BTreeMap::from([("k".into(), record)])), &mut Useless::default());
+        picture(&records, "backend", 16).load
+    };
+    let endpoint = |name: &str| {
+        let endpoint = json!({"namespace": "dynamo", "component": "backend", "name": name});
+        json!({"kind": "endpoint", "endpoint": endpoint})
+    };
+    let component = |name: &str| json!({"kind": "component", "namespace": "dynamo", "component": name});
+    let subject = |topic: &str| BTreeSet::from([EventTransport::Nats(format!("p.{topic}"))]);
+    for topic in ["kv_metrics", "forward-pass-metrics", "active_sequences_events"] {
+        assert_eq!(channel(endpoint("generate"), topic), subject(topic));
+        assert_eq!(channel(component("backend"), topic), subject(topic));
+    }
+    for (scope, topic) in [
+        (endpoint("generate"), "kv-events"),
+        (endpoint("other"), "kv_metrics"),
+        (component("prefill"), "kv_metrics"),
+        (json!({"kind": "namespace", "name": "dynamo"}), "kv_metrics"),
+    ] {
+        assert_eq!(channel(scope.clone(), topic), BTreeSet::new(), "{scope} {topic}");
+    }
 }

@@ -1,21 +1,11 @@
 use router_core::hash::LocalHash;
 use serde_json::Value;
 
-use super::samples;
+use super::{bytes, frames, samples};
 use crate::dynamo::wire::{KV_EVENTS, RouterEvent, envelope, envelope_of_frames, kv_events};
 use crate::events::{Content, EngineHash, Event, Stored, Tier};
 
 const BLOCK_SIZE: u32 = 16;
-
-fn bytes(hex: &Value) -> Vec<u8> {
-    let hex = hex.as_str().unwrap();
-    let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-    (0..hex.len()).step_by(2).map(digits).collect()
-}
-
-fn frames(sample: &Value) -> Vec<Vec<u8>> {
-    sample["zmq_frames_hex"].as_array().unwrap().iter().map(bytes).collect()
-}
 
 /// The event that a recorded payload describes, read from its JSON.
 fn expected(event: &Value) -> RouterEvent {
