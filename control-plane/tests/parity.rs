@@ -31,6 +31,8 @@ enum Manner {
     /// As [`Manner::Right`], but for the probe of this name, in whose text the first "é" is another letter, or which has
     /// one token more if there is none.
     Wrong(&'static str),
+    /// The right tokens of texts, and 422 for chats: as SGLang, whose endpoint knows no others.
+    TextsOnly,
     /// 404, as from an engine that has no such endpoint.
     Missing,
     /// 500.
@@ -72,6 +74,9 @@ impl Tokenizing {
                 Manner::Missing => StatusCode::NOT_FOUND.into_response(),
                 Manner::Failing => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
                 _ if uri.path() != "/tokenize" && !renders => StatusCode::FORBIDDEN.into_response(),
+                Manner::TextsOnly if request.get("prompt").is_none() => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "prompt: Field required").into_response()
+                }
                 manner => answer(uri.path(), &request, manner, &all),
             };
             async { response }
@@ -334,6 +339,28 @@ async fn a_difference_in_any_request_is_named() {
     parity_until(&app, "equal").await;
     shown_difference_until(&app, |shown| shown.is_empty()).await;
     filter.until("exact routing", is_exact).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_tokenizes_texts_only_shows_that_its_tokenizer_is_ours() {
+    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::TextsOnly).await);
+    let directory = model_dir("parity-texts");
+    let app = App::start(config_of(&directory, &[worker.worker(&engine)], LAZY, ""))
+        .await
+        .unwrap();
+    let pool = parity_until(&app, "equal").await;
+    let shown = &pool["parity"]["workers"][0];
+    let all = probes(POOL, false);
+    let is_text = |probe: &&Probe| {
+        let asked = probe.tokenize.as_ref();
+        asked.is_some_and(|asked| asked.contains_key("prompt"))
+    };
+    let texts = all.iter().filter(is_text).count();
+    assert!(texts > 5, "{texts} texts");
+    assert_eq!((&shown["compared"], &shown["rendered"]), (&texts.into(), &0.into()));
+    assert_eq!(shown["left_out"].as_array().unwrap().len(), all.len() - texts);
+    let refused = json!({"probe": "chat", "because": "POST /tokenize: status 422: prompt: Field required"});
+    assert!(shown["left_out"].as_array().unwrap().contains(&refused), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
