@@ -1,12 +1,13 @@
 //! `warmpath inspect`: what Warmpath sees in a request, to settle "why is this a miss?".
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use prompt::{Body, BodyError, Frontend, Shape};
-use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
+use router_core::hash::{BlockHasher, BlockLayout, HashSeed, sequence_hashes};
 use serde::Serialize;
 
 use crate::config::{self, PromptsConfig};
@@ -53,8 +54,8 @@ pub struct Arguments {
 pub struct Report {
     /// The rendered prompt; `None` if the request has token ids.
     pub prompt: Option<String>,
-    /// Whether that is all of it. Otherwise it, and all below, ends where the first image or the like may have a part in
-    /// what follows.
+    /// Whether that is all of it. Otherwise it, and all below, ends where the first image or the like that is not known may
+    /// have a part in what follows.
     pub is_whole: bool,
     /// As the engine should make them.
     pub token_ids: Vec<u32>,
@@ -87,6 +88,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
             ids,
             text: None,
             is_whole: true,
+            images: Vec::new(),
         };
         return report(tokens, *block_size, lora.as_deref(), cache_namespace.as_deref());
     }
@@ -143,8 +145,25 @@ fn report(
     namespace: Option<&str>,
 ) -> anyhow::Result<Report> {
     let layout = BlockLayout::plain(block_size).context("--block-size must be at least 1")?;
-    let PromptTokens { ids, text, is_whole } = tokens;
-    let locals = local_hashes(&ids, layout, HashSeed::new(lora, namespace));
+    let PromptTokens {
+        ids,
+        text,
+        is_whole,
+        images,
+    } = tokens;
+    let mut hasher = BlockHasher::new(HashSeed::new(lora, namespace));
+    let local_hash = |(block, start)| {
+        let end = start + layout.tokens_per_block();
+        let reaches_in = |(range, _): &&(Range<usize>, u64)| range.start < end && start < range.end;
+        let identities: Vec<_> = images
+            .iter()
+            .filter(reaches_in)
+            .map(|(_, identity)| *identity)
+            .collect();
+        hasher.local(block, &identities)
+    };
+    let starts = (0..).step_by(layout.tokens_per_block());
+    let locals: Vec<_> = layout.blocks(&ids).zip(starts).map(local_hash).collect();
     let sequence = sequence_hashes(locals.iter().copied());
     Ok(Report {
         prompt: text,

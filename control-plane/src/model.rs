@@ -2,16 +2,20 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
 use prompt::{ChatTemplate, Frontend, Media, ModelText, Piece, Prompt, Rules};
 use router_core::fleet::ArtefactId;
+use router_core::hash::media_hash;
 use serde::Deserialize;
 use tokenizer::Tokenizer;
 use work::Work;
 
 use crate::config::PromptsConfig;
+
+mod images;
 
 /// Longest file that is read from a model directory, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -49,18 +53,21 @@ pub struct PromptTokens {
     pub ids: Vec<u32>,
     /// The text, if the prompt came as one; if it is truncated, as it was before.
     pub text: Option<String>,
-    /// Otherwise this is what stands before the first image or the like.
+    /// Otherwise this is what stands before the first image or the like that is not known.
     pub is_whole: bool,
+    /// Where among the ids its images are, and their identities in block hashes.
+    pub images: Vec<(Range<usize>, u64)>,
 }
 
 impl Model {
     /// Loads and tries out everything in `directory`: `tokenizer.json`, `tokenizer_config.json` and, where there is
-    /// one, `chat_template.jinja` and `config.json`. A few seconds for a vocabulary of 150,000.
+    /// one, `chat_template.jinja`, `config.json` and the files of an image processor. A few seconds for a vocabulary of
+    /// 150,000.
     pub fn load(directory: &Path, prompts: &PromptsConfig) -> Self {
-        Self {
-            tokenizer: load_tokenizer(directory),
-            template: load_template(directory, prompts),
-        }
+        let tokenizer = load_tokenizer(directory);
+        let loaded = tokenizer.as_ref().ok().map(|(tokenizer, _)| tokenizer);
+        let template = load_template(directory, prompts, loaded);
+        Self { tokenizer, template }
     }
 
     /// The token ids of a prompt, as far as they are known. `work` is that of its request.
@@ -76,13 +83,14 @@ impl Model {
                     ids,
                     text: None,
                     is_whole: true,
+                    images: Vec::new(),
                 });
             }
             Prompt::Text {
                 text,
                 media: Some(media),
                 add_special_tokens,
-            } => return before_media(tokenizer()?, &text, add_special_tokens, media, work),
+            } => return with_media(tokenizer()?, &text, add_special_tokens, &media, work),
             Prompt::Text {
                 text,
                 add_special_tokens,
@@ -120,6 +128,7 @@ impl Model {
             ids,
             text: Some(text),
             is_whole: true,
+            images: Vec::new(),
         })
     }
 
@@ -141,29 +150,49 @@ impl Model {
     }
 }
 
-/// The start of a prompt whose ids do not depend on the media in it.
-fn before_media(
+/// A prompt with media in it, up to the first that is not known.
+fn with_media(
     tokenizer: &Tokenizer,
     text: &str,
     add_special_tokens: bool,
-    media: Media,
+    media: &Media,
     work: &Work,
 ) -> Result<PromptTokens, String> {
-    let mut ids = Vec::new();
-    let mut known = "";
-    if let Some(cutter) = tokenizer.cutter() {
-        known = &text[..cutter.settled(text, media.before)];
-        if add_special_tokens {
-            ids.extend_from_slice(cutter.prefix());
+    let mut encoded = Vec::new();
+    let (known, outcome) = match (media.are_known(), tokenizer.cutter()) {
+        (true, _) => {
+            let outcome = tokenizer.encode_within(text, add_special_tokens, work, &mut encoded);
+            (text, outcome)
         }
-        let encoded = cutter.encode_into(known, 0, work, &mut ids);
-        encoded.map_err(|error| error.to_string())?;
-    }
-    Ok(PromptTokens {
-        ids,
+        (false, Some(cutter)) => {
+            let known = &text[..cutter.settled(text, media.before)];
+            if add_special_tokens {
+                encoded.extend_from_slice(cutter.prefix());
+            }
+            (known, cutter.encode_into(known, 0, work, &mut encoded))
+        }
+        (false, None) => ("", Ok(())),
+    };
+    outcome.map_err(|error| error.to_string())?;
+    let mut tokens = PromptTokens {
+        ids: Vec::with_capacity(encoded.len()),
         text: Some(known.to_owned()),
-        is_whole: false,
-    })
+        is_whole: media.are_known(),
+        images: Vec::new(),
+    };
+    let mut images = media.images.iter().peekable();
+    for id in encoded {
+        match images.next_if(|image| image.token == id) {
+            None => tokens.ids.push(id),
+            Some(image) => {
+                let start = tokens.ids.len();
+                tokens.ids.resize(start + image.tokens, id);
+                let range = start..tokens.ids.len();
+                tokens.images.push((range, media_hash(&image.identifier)));
+            }
+        }
+    }
+    Ok(tokens)
 }
 
 fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
@@ -185,7 +214,11 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     Ok((tokenizer, artefact))
 }
 
-fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTemplate, Artefact), String> {
+fn load_template(
+    directory: &Path,
+    prompts: &PromptsConfig,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<(ChatTemplate, Artefact), String> {
     let model_type = model_type(directory);
     let is_one_of = |types: &[&str]| model_type.as_deref().is_some_and(|model| types.contains(&model));
     if prompts.rules.frontend == Frontend::Dynamo && is_one_of(&WITHOUT_TEMPLATE_IN_DYNAMO) {
@@ -204,12 +237,22 @@ fn load_template(directory: &Path, prompts: &PromptsConfig) -> Result<(ChatTempl
         .transpose()
         .map_err(|error| format!("{}: {error}", jinja_path.display()))?;
     let mut text = ModelText::from_files(&config, jinja.as_deref()).map_err(|error| error.to_string())?;
+    if prompts.rules.frontend == Frontend::Vllm && prompts.chat_template.is_none() {
+        let of_tokenizer = text.chat_template.clone();
+        if let Some(source) = images::processor_template(directory)? {
+            text.chat_template = Some(source);
+            text.tool_use_template = text.tool_use_template.or(of_tokenizer);
+        }
+    }
     text.rules = Rules {
         harmony: prompts.rules.frontend == Frontend::Vllm
             && prompts.harmony.unwrap_or_else(|| is_gpt_oss(directory, &config)),
         images_first: is_one_of(&IMAGES_FIRST),
         ..prompts.rules.clone()
     };
+    if prompts.rules.frontend == Frontend::Vllm && !prompts.mm_options {
+        text.images = images::processor(directory, model_type.as_deref(), tokenizer)?;
+    }
     let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
     let json = serde_json::to_vec(&text).map_err(|error| format!("chat template: {error}"))?;
     Ok((template, Artefact::new(json)))

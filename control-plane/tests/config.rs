@@ -217,6 +217,7 @@ fn the_frontend_is_that_of_the_workers_unless_it_is_named() {
     for (setting, expected) in [
         ("trust_request_chat_template: true", "refuses requests with a template"),
         ("frontend: vllm, reasoning_parser: qwen3", "only with Dynamo's frontend"),
+        ("mm_options: true", "only with vLLM's frontend"),
     ] {
         let refused = dynamo("").replace("discovery:", &format!("prompts: {{{setting}}}, discovery:"));
         let mistakes = Config::parse(&refused, directory).unwrap_err().to_string();

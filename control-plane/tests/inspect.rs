@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use control_plane::inspect::{Arguments, Report, run};
 use prompt::Frontend;
+use router_core::hash::{BlockHasher, HashSeed, media_hash, sequence_hashes};
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("../../crates/router-core/tests/data/dynamo_hash_vectors.json");
@@ -107,6 +108,55 @@ fn a_prompt_with_an_image_ends_before_it() {
     let expected = "<|im_start|>system\nhi<|im_end|>\n".to_owned();
     let ids = vec![151_644, 8948, 198, 6023, 151_645, 198];
     assert_eq!(inspected("image", None, body), Ok((Some(expected), ids)));
+}
+
+/// The same as the filter finds: its tests hash the same way.
+#[test]
+fn an_image_that_is_known_has_its_tokens_and_its_place_in_the_hashes() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let qwen3 = workspace.join("target/models/qwen3");
+    let model = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("vision-model-{}", std::process::id()));
+    std::fs::create_dir_all(&model).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(qwen3.join(file), model.join(file)).expect("no model: run scripts/setup test");
+    }
+    let processor = r#"{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2,
+        "min_pixels": 1, "max_pixels": 1000000}"#;
+    let template = "{% for m in messages %}{% for p in m.content %}{{ p.text if p.type == 'text' else '<|image_pad|>' }}\
+        {% endfor %}{% endfor %}";
+    std::fs::write(
+        model.join("config.json"),
+        r#"{"model_type": "qwen2_vl", "image_token_id": 151655}"#,
+    )
+    .unwrap();
+    std::fs::write(model.join("preprocessor_config.json"), processor).unwrap();
+    std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+    // A PNG of 84 x 28 pixels.
+    let body = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},{"type":"image_url","uuid":"cat",
+        "image_url":{"url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAFQAAAAc"}},{"type":"text","text":"hi"}]}]}"#;
+    let arguments = Arguments {
+        model: Some(model.clone()),
+        block_size: 2,
+        lora: None,
+        cache_namespace: None,
+        tokens: false,
+        path: None,
+        frontend: Frontend::Vllm,
+        chat_template: None,
+        file: input("known-image", body),
+    };
+    let ids = [6023, 151_655, 151_655, 151_655, 6023];
+    let mut hasher = BlockHasher::new(HashSeed::PLAIN);
+    let locals = [&ids[..2], &ids[2..4]].map(|block| hasher.local(block, &[media_hash("cat")]));
+    let expected = Report {
+        prompt: Some("hi<|image_pad|>hi".to_owned()),
+        is_whole: true,
+        token_ids: ids.to_vec(),
+        local_block_hashes: locals.map(|hash| hash.0.to_string()).to_vec(),
+        sequence_hashes: sequence_hashes(locals).iter().map(|hash| hash.0.to_string()).collect(),
+    };
+    assert_eq!(run(&arguments).unwrap(), expected);
+    std::fs::remove_dir_all(&model).unwrap();
 }
 
 #[test]

@@ -97,7 +97,8 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
         Seen::Body(body) if reading.inject_tokens => new_body(body, &reading.known),
         _ => None,
     };
-    let comparable = extent == Some(Extent::Prompt) && decision.view.is_some();
+    let is_whole = matches!(extent, Some(Extent::Prompt | Extent::PromptWithMedia));
+    let comparable = is_whole && decision.view.is_some();
     let recall = reading.known.as_ref().map(|blocks| blocks.recall).unwrap_or_default();
     Routed {
         decision,
@@ -111,13 +112,14 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
     }
 }
 
-/// The request body for workers that take token ids. Batches and prompts of token ids go out as they came.
+/// The request body for workers that take token ids. Batches and prompts of token ids go out as they came; of prompts with
+/// images none are given.
 fn new_body(body: &[u8], known: &Result<Blocks, &'static str>) -> Option<NewBody> {
     match known {
         Ok(Blocks {
             tokens: Some(tokens), ..
         }) => Splice::token_data(body, tokens)?.apply(body).map(NewBody::WithTokens),
-        Ok(blocks) if blocks.extent != Extent::TextBeforeMedia => None,
+        Ok(blocks) if matches!(blocks.extent, Extent::Prompt | Extent::FirstPrompt) => None,
         // A worker cannot tell the client's token ids from ours, and would take them for the prompt.
         Ok(_) | Err(_) => Splice::no_token_data(body)?.apply(body).map(NewBody::WithoutTokens),
     }

@@ -1,8 +1,13 @@
-//! Prompts with images are routed by the text before the first of them.
+//! Prompts with images: those of which all is known are routed like others, others by what stands before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed};
+use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed, model_dir, workspace_root};
 use wasm_tests::prompts::{chat, message, words};
 use wasm_tests::state::{Decisions, Truth};
 use wasm_tests::{gateway, run, settled, shared_tokens, synced, tokens};
@@ -46,6 +51,110 @@ async fn images_go_where_the_text_before_them_is() -> Result<()> {
     })
     .await;
     Ok(())
+}
+
+/// As those of Qwen-VL do it: a placeholder where the image was.
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\
+    {% else %}{% for p in m.content %}{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
+    {% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// A model of the Qwen-VL family, by Qwen3's tokenizer.
+fn vision_model(dir: &Path) -> Result<PathBuf> {
+    let (from, to) = (model_dir()?, dir.join("vision-model"));
+    fs::create_dir_all(&to)?;
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(from.join(file), to.join(file)).context(file)?;
+    }
+    let processor = json!({"image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": 14, "merge_size": 2,
+        "min_pixels": 3_136, "max_pixels": 12_845_056});
+    fs::write(to.join("chat_template.jinja"), TEMPLATE)?;
+    fs::write(to.join("preprocessor_config.json"), processor.to_string())?;
+    fs::write(
+        to.join("config.json"),
+        r#"{"model_type": "qwen2_5_vl", "image_token_id": 151655}"#,
+    )?;
+    Ok(to)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_goes_where_its_image_and_what_follows_are() -> Result<()> {
+    let model_dir = vision_model(&workspace_root().join("target/testbed"))?;
+    let options = EngineOptions {
+        model_dir: Some(model_dir.clone()),
+        ..EngineOptions::default()
+    };
+    let control_plane = ControlPlaneOptions::default();
+    let bed = Testbed::builder("media-known")
+        .engines(3, options)
+        .control_plane(control_plane.set("/pools/0/model_dir", model_dir.to_string_lossy().into_owned()))
+        .envoy(EnvoyOptions::new(Mode::Warmpath).plugin("usage_sample", 1.0))
+        .start()
+        .await?;
+    run(bed, async |bed| {
+        synced(bed).await?;
+        // Two workers have the same conversation, about one image each.
+        let [cat, dog] = ["cat", "dog"].map(about);
+        for (engine, request) in [(0, &cat), (1, &dog)] {
+            let url = bed.engines[engine].url("/v1/chat/completions");
+            bed.client.post_json(&url, request).await?;
+        }
+        settled(bed).await?;
+        let prompt = tokens(bed, &cat).await?;
+        let pads = prompt.iter().filter(|id| **id == 151_655).count();
+        assert_eq!(pads, 560 / 28 * (280 / 28));
+        let before_image = prompt.iter().position(|id| *id == 151_655).context("no image")?;
+
+        let before = Decisions::read(gateway(bed)?).await?;
+        let truth = Truth::read(gateway(bed)?).await?;
+        for (image, expected) in [("cat", 0), ("dog", 1)] {
+            let next = follow_up(&about(image));
+            let cached = shared_tokens(&prompt, &tokens(bed, &next).await?, BLOCK_SIZE);
+            assert!(
+                cached as usize > before_image + pads,
+                "{cached} tokens end before the image does"
+            );
+            assert_eq!(send(bed, &next).await?, (expected, cached), "{image}");
+        }
+        // Another image of the same size, about which nobody has seen anything.
+        let (worker, cached) = send(bed, &about("bird")).await?;
+        assert_eq!(cached, (before_image / BLOCK_SIZE * BLOCK_SIZE) as u64, "on {worker}");
+        let decided = Decisions::read(gateway(bed)?).await?.since(&before);
+        assert_eq!(decided, Decisions::of([("exact.ok", 3)]));
+        // All of each prompt was known, and what the workers had of it is what was predicted.
+        let truth = Truth::read(gateway(bed)?).await?.since(truth);
+        assert_eq!((truth.responses, truth.mismatches), (3, 0), "{truth:?}");
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+/// A long text, an image, and a long text again.
+fn about(image: &str) -> Value {
+    let header = [
+        &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..],
+        &560_u32.to_be_bytes(),
+        &280_u32.to_be_bytes(),
+    ]
+    .concat();
+    let url = format!("data:image/png;base64,{}", STANDARD.encode(header));
+    let parts = json!([
+        {"type": "text", "text": words(2, 100)},
+        {"type": "image_url", "image_url": {"url": url}, "uuid": image},
+        {"type": "text", "text": words(3, 100)},
+    ]);
+    chat(&[
+        message("system", &words(1, 100)),
+        json!({"role": "user", "content": parts}),
+    ])
+}
+
+/// The conversation goes on.
+fn follow_up(request: &Value) -> Value {
+    let mut messages = request["messages"].as_array().cloned().unwrap_or_default();
+    messages.extend([message("assistant", "It sleeps."), message("user", &words(4, 20))]);
+    chat(&messages)
 }
 
 fn with_image(system: &Value, image: &str) -> Value {

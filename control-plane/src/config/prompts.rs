@@ -15,6 +15,8 @@ pub struct PromptsConfig {
     pub harmony: Option<bool>,
     /// The chat template in place of the model's own.
     pub chat_template: Option<PathBuf>,
+    /// Whether workers run with options for images, so that it is not known what those become.
+    pub mm_options: bool,
 }
 
 impl PromptsConfig {
@@ -49,6 +51,7 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
         chat_template,
         kwargs,
         exclude,
+        mm_options,
         reasoning_parser,
         trust,
     ] = at.fields(
@@ -59,6 +62,7 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
             "chat_template",
             "default_chat_template_kwargs",
             "exclude_tools_when_tool_choice_none",
+            "mm_options",
             "reasoning_parser",
             "trust_request_chat_template",
         ],
@@ -86,6 +90,14 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
     let default = config.rules.exclude_tools_when_tool_choice_none;
     config.rules.exclude_tools_when_tool_choice_none = exclude.flag(mistakes, default);
     config.rules.default_chat_template_kwargs = kwargs.object(mistakes);
+    config.mm_options = mm_options.flag(mistakes, false);
+    if config.mm_options && frontend == Frontend::Dynamo {
+        mistakes.add(
+            &mm_options,
+            "true",
+            "changes what counts of prompts only with vLLM's frontend",
+        );
+    }
     config.rules.reasoning_parser = reasoning_parser.text(mistakes).map(str::to_owned);
     if config.rules.reasoning_parser.is_some() && frontend == Frontend::Vllm {
         mistakes.add(&reasoning_parser, "set", "changes prompts only with Dynamo's frontend");

@@ -6,10 +6,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::raw::{Key, List, deserialize_any, skip_rest};
+use router_core::hash::{is_media_digest, media_hash};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 const MAX_KEYS: usize = 1 << 12;
 /// Before a namespace, in Dynamo's engines.
@@ -61,7 +60,7 @@ pub(super) fn read(keys: &[BlockKeys], infos: &[MediaInfo], is_root: bool, lora:
                 ExtraKey::Media(identity) => media.push(*identity),
                 ExtraKey::Text(text) => match salt_of(text).filter(|_| is_first && place + 1 == items.len()) {
                     Some(salt) => extra.salt = Some(salt.to_owned()).filter(|salt| !salt.is_empty()),
-                    None => media.push(identity_of(text)),
+                    None => media.push(media_hash(text)),
                 },
                 ExtraKey::Other => {
                     extra.known = Some(index);
@@ -96,21 +95,8 @@ impl Extra {
 fn salt_of(text: &str) -> Option<&str> {
     match text.strip_prefix(SALT_PREFIX) {
         Some(salt) => Some(salt),
-        None => (!is_digest(text)).then_some(text),
+        None => (!is_media_digest(text)).then_some(text),
     }
-}
-
-/// As Dynamo's frontends name the object in their hashes: the first 16 digits of a digest (all there is, where a Dynamo
-/// identity is padded with zeros), and the hash of any other identifier.
-fn identity_of(identifier: &str) -> u64 {
-    let digest = identifier.get(..16).filter(|_| is_digest(identifier));
-    digest
-        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-        .unwrap_or_else(|| xxh3_64(identifier.as_bytes()))
-}
-
-fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl<'de> Deserialize<'de> for BlockKeys {
@@ -190,7 +176,7 @@ deserialize_any!(Identity, "a multimodal identity", {
     }
 
     fn visit_str<E>(self, identifier: &str) -> Result<Identity, E> {
-        Ok(Identity(Some(identity_of(identifier))))
+        Ok(Identity(Some(media_hash(identifier))))
     }
 });
 

@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use prompt::ImageProcessor;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -58,4 +61,121 @@ fn layouts_of_tokenizer_json_do_not_matter() {
     // Not so if it says something else.
     let merged_otherwise = changed(|json| json["model"]["merges"] = json!(["a b"]));
     assert!(merged_otherwise.is_ok_and(|artefact| artefact != expected));
+}
+
+/// What a directory with these files says of images; `None`: there is no such file.
+fn images_of(
+    config: Value,
+    preprocessor: Option<Value>,
+    processor: Option<Value>,
+) -> Result<Option<ImageProcessor>, String> {
+    let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let bytes = (0..256).filter(printable).chain(256..324).filter_map(char::from_u32);
+    let vocab: Map<String, Value> = bytes.zip(0..).map(|(byte, id)| (byte.to_string(), json!(id))).collect();
+    let tokenizer = json!({"version": "2.0",
+        "added_tokens": [{"id": 256, "content": "<|image_pad|>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "model": {"type": "BPE", "byte_level": true, "vocab": vocab, "merges": []}});
+    let built = tokenizer::build(tokenizer.to_string().as_bytes()).unwrap();
+    let tokenizer = Tokenizer::load(built.bytes).unwrap();
+    static DIRECTORIES: AtomicUsize = AtomicUsize::new(0);
+    let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("warmpath-images-{}-{number}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let files = [
+        (CONFIG, Some(&config)),
+        ("preprocessor_config.json", preprocessor.as_ref()),
+        ("processor_config.json", processor.as_ref()),
+    ];
+    for (file, content) in files {
+        if let Some(content) = content {
+            fs::write(directory.join(file), content.to_string()).unwrap();
+        }
+    }
+    let found = images::processor(&directory, config["model_type"].as_str(), Some(&tokenizer));
+    fs::remove_dir_all(&directory).unwrap();
+    found
+}
+
+fn qwen_vl() -> Value {
+    json!({"model_type": "qwen2_5_vl", "image_token_id": 256})
+}
+
+fn preprocessor() -> Value {
+    json!({"image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": 16, "merge_size": 2,
+           "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216}})
+}
+
+fn expected(min_pixels: u32, max_pixels: u32) -> ImageProcessor {
+    ImageProcessor {
+        placeholder: "<|image_pad|>".to_owned(),
+        placeholder_id: 256,
+        patch_size: 16,
+        merge_size: 2,
+        min_pixels,
+        max_pixels,
+    }
+}
+
+#[test]
+fn images_of_qwen_vl_are_known() {
+    let found = images_of(qwen_vl(), Some(preprocessor()), None);
+    assert_eq!(found, Ok(Some(expected(65_536, 16_777_216))));
+    // The older names, which win.
+    let mut older = preprocessor();
+    older["min_pixels"] = json!(3_136);
+    older["max_pixels"] = Value::Null;
+    let found = images_of(
+        qwen_vl(),
+        Some(older),
+        Some(json!({"processor_class": "Qwen2_5_VLProcessor"})),
+    );
+    assert_eq!(found, Ok(Some(expected(3_136, 16_777_216))));
+    // The newer file, which wins.
+    let mut newer = preprocessor();
+    newer["size"]["shortest_edge"] = json!(1);
+    let found = images_of(qwen_vl(), Some(preprocessor()), Some(json!({"image_processor": newer})));
+    assert_eq!(found, Ok(Some(expected(1, 16_777_216))));
+}
+
+#[test]
+fn images_of_other_models_are_not() {
+    let with = |field: &str, value: Value| {
+        let mut preprocessor = preprocessor();
+        preprocessor[field] = value;
+        Some(preprocessor)
+    };
+    for (config, preprocessor) in [
+        (
+            json!({"model_type": "gemma3", "image_token_id": 256}),
+            Some(preprocessor()),
+        ),
+        (json!({}), Some(preprocessor())),
+        (qwen_vl(), None),
+        (qwen_vl(), with("image_processor_type", json!("Gemma3ImageProcessor"))),
+        (qwen_vl(), with("image_processor_type", Value::Null)),
+        (qwen_vl(), with("do_resize", json!(false))),
+    ] {
+        assert_eq!(images_of(config.clone(), preprocessor, None), Ok(None), "{config}");
+    }
+}
+
+#[test]
+fn mistakes_about_images_are_told_together() {
+    let nonsense = json!({"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 0, "merge_size": "2",
+                          "max_pixels": 5_000_000_000_u64});
+    let expected = "preprocessor_config.json: `patch_size` is 0, must be a number from 1 to 1024; \
+        `merge_size` is \"2\", must be a number from 1 to 1024; \
+        `min_pixels or size.shortest_edge` is null, must be a number from 1 to 4294967295; \
+        `max_pixels or size.longest_edge` is 5000000000, must be a number from 1 to 4294967295";
+    assert_eq!(images_of(qwen_vl(), Some(nonsense), None), Err(expected.to_owned()));
+    let mut crossed = preprocessor();
+    crossed["size"]["longest_edge"] = json!(65_535);
+    let expected = "preprocessor_config.json: at least 65536 and at most 65535 pixels exclude each other";
+    assert_eq!(images_of(qwen_vl(), Some(crossed), None), Err(expected.to_owned()));
+    let other = json!({"model_type": "qwen2_vl", "image_token_id": 7});
+    let expected = "config.json: `image_token_id` is 7, but the tokenizer has [256] for <|image_pad|>";
+    assert_eq!(images_of(other, Some(preprocessor()), None), Err(expected.to_owned()));
+    let unsaid = json!({"model_type": "qwen2_vl"});
+    assert!(images_of(unsaid, Some(preprocessor()), None).is_ok_and(|found| found.is_some()));
 }

@@ -1,9 +1,9 @@
 //! From the messages of a request to the messages a template sees, as vLLM does it for templates whose content is a
-//! string (`vllm/entrypoints/chat_utils.py`).
+//! string, and for a model of images for those that take parts (`vllm/entrypoints/chat_utils.py`).
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::images::{PLACEHOLDER, identity};
+use crate::images::{PLACEHOLDER, Processor, Sent};
 use crate::openai::{ChatPrompt, Tool};
 use crate::template::RenderInput;
 
@@ -46,8 +46,8 @@ pub enum ChatError {
     },
 }
 
-/// What the template is rendered with.
-pub fn render_input(prompt: ChatPrompt) -> Result<RenderInput, ChatError> {
+/// What the template is rendered with. `processor`: the model's, whose template takes parts.
+pub fn render_input(prompt: ChatPrompt, processor: Option<&Processor>) -> Result<RenderInput, ChatError> {
     let ChatPrompt {
         messages,
         tools,
@@ -62,7 +62,7 @@ pub fn render_input(prompt: ChatPrompt) -> Result<RenderInput, ChatError> {
     let messages = messages
         .into_iter()
         .enumerate()
-        .map(|(index, message)| flatten(index, message, &mut images))
+        .map(|(index, message)| flatten(index, message, processor, &mut images))
         .collect::<Result<_, _>>()?;
     let mut kwargs = chat_template_kwargs.unwrap_or_default();
     if let Some(effort) = reasoning_effort {
@@ -82,17 +82,20 @@ pub fn render_input(prompt: ChatPrompt) -> Result<RenderInput, ChatError> {
 fn flatten(
     index: usize,
     mut message: Map<String, Json>,
-    images: &mut Vec<String>,
+    processor: Option<&Processor>,
+    images: &mut Vec<Sent>,
 ) -> Result<Map<String, Json>, ChatError> {
     let Some(Json::String(role)) = message.remove("role") else {
         return Err(ChatError::Role { index });
     };
     let mut flat = Map::new();
     flat.insert("role".to_owned(), role.clone().into());
-    flat.insert(
-        "content".to_owned(),
-        text_content(index, message.remove("content"), images)?.into(),
-    );
+    let content = message.remove("content");
+    let content = match processor {
+        None => text_content(index, content, images)?.into(),
+        Some(processor) => parts_content(index, content, processor, images)?.into(),
+    };
+    flat.insert("content".to_owned(), content);
     if role == "assistant" {
         if let Some(Json::Array(calls)) = message.remove("tool_calls").filter(|calls| *calls != json!([])) {
             let calls = calls
@@ -125,14 +128,14 @@ fn flatten(
 }
 
 /// Text parts are joined by newlines, empty ones left out. Images stand before them.
-fn text_content(index: usize, content: Option<Json>, images: &mut Vec<String>) -> Result<String, ChatError> {
+fn text_content(index: usize, content: Option<Json>, images: &mut Vec<Sent>) -> Result<String, ChatError> {
     match content {
         None | Some(Json::Null) => Ok(String::new()),
         Some(Json::String(text)) => Ok(text),
         Some(Json::Array(parts)) => {
             let (of_images, of_texts): (Vec<_>, Vec<_>) = parts.iter().partition(|part| part["type"] == "image_url");
             let mut texts = vec![PLACEHOLDER.to_owned(); of_images.len()];
-            images.extend(of_images.iter().map(|part| identity(&part["image_url"].to_string())));
+            images.extend(of_images.iter().map(|part| Sent::of_part(part, None)));
             for part in of_texts {
                 texts.push(part_text(index, part.clone())?);
             }
@@ -141,6 +144,29 @@ fn text_content(index: usize, content: Option<Json>, images: &mut Vec<String>) -
         }
         Some(_) => Err(ChatError::Content { index }),
     }
+}
+
+/// Texts and images in their order.
+fn parts_content(
+    index: usize,
+    content: Option<Json>,
+    processor: &Processor,
+    images: &mut Vec<Sent>,
+) -> Result<Vec<Json>, ChatError> {
+    let parts = match content {
+        None | Some(Json::Null) => Vec::new(),
+        Some(Json::String(text)) => vec![Json::String(text)],
+        Some(Json::Array(parts)) => parts,
+        Some(_) => return Err(ChatError::Content { index }),
+    };
+    let part = |part: Json| {
+        if part["type"] == "image_url" {
+            images.push(Sent::of_part(&part, Some(processor)));
+            return Ok(json!({"type": "image"}));
+        }
+        Ok(json!({"type": "text", "text": part_text(index, part)?}))
+    };
+    parts.into_iter().map(part).collect()
 }
 
 fn part_text(index: usize, part: Json) -> Result<String, ChatError> {

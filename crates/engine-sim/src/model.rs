@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
 
+use crate::images::Processor;
 use crate::template::{ChatTemplate, token_text};
 
 /// When `tokenizer_config.json` gives no `model_max_length` (or the "very large" placeholder of `transformers`).
@@ -17,6 +18,8 @@ pub struct Model {
     tokenizer: Tokenizer,
     /// `None`: chat requests are refused.
     pub template: Option<ChatTemplate>,
+    /// What it makes of images; its template takes parts. `None`: as many tokens of each, and the template takes texts.
+    pub images: Option<Processor>,
     /// The token that ends an answer.
     pub eos: Option<u32>,
     /// The tokenizer's own limit.
@@ -44,6 +47,7 @@ impl Model {
             .unwrap_or(DEFAULT_MAX_LENGTH);
         Ok(Self {
             template: ChatTemplate::load(dir, &config)?,
+            images: Processor::load(dir)?,
             tokenizer,
             eos,
             max_length,

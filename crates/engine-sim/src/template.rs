@@ -8,6 +8,7 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
 
+use crate::images::Sent;
 use crate::python_json;
 
 const NAME: &str = "chat_template";
@@ -26,7 +27,7 @@ pub struct ChatTemplate {
 /// What a template is rendered with.
 #[derive(Clone, Debug, Default)]
 pub struct RenderInput {
-    /// The conversation, flattened.
+    /// The conversation.
     pub messages: Vec<Map<String, Json>>,
     /// Tool definitions.
     pub tools: Option<Vec<Json>>,
@@ -38,8 +39,8 @@ pub struct RenderInput {
     pub continue_final_message: bool,
     /// The request's `chat_template_kwargs`; the fields above win over them.
     pub kwargs: Map<String, Json>,
-    /// Identities of the images, in the order of their placeholders.
-    pub images: Vec<String>,
+    /// Its images, in the order of their placeholders.
+    pub images: Vec<Sent>,
 }
 
 impl ChatTemplate {

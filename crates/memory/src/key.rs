@@ -2,6 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
+use router_core::hash::MediaRun;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::{Part, Prompt};
@@ -30,6 +31,7 @@ enum Kind {
     Parts,
     Root,
     Place,
+    Image,
 }
 
 impl Keys {
@@ -78,6 +80,14 @@ impl Keys {
     pub(crate) fn of_place(&self, before: Key, piece: Key) -> Key {
         let [[a, b], [c, d]] = [before, piece].map(|key| key.0.map(u64::to_le_bytes));
         self.of(Kind::Place, &[&a, &b, &c, &d])
+    }
+
+    /// Of the state after a piece that has this image in it, from the state without.
+    pub(crate) fn of_image(&self, Key(without): Key, run: MediaRun) -> Key {
+        let [a, b] = without.map(u64::to_le_bytes);
+        let MediaRun { identity, token, count } = run;
+        let [identity, token, count] = [identity, u64::from(token), count as u64].map(u64::to_le_bytes);
+        self.of(Kind::Image, &[&a, &b, &identity, &token, &count])
     }
 
     fn of(&self, kind: Kind, fields: &[&[u8]]) -> Key {

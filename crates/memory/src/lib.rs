@@ -31,7 +31,7 @@ mod key;
 mod parts;
 mod store;
 
-use router_core::hash::{BlockChain, BlockLayout, HashSeed, SequenceHash};
+use router_core::hash::{BlockChain, BlockLayout, HashSeed, MediaRun, SequenceHash};
 use tokenizer::{EncodeError, MAX_TEXT_BYTES, Tokenizer};
 use work::Work;
 
@@ -83,6 +83,17 @@ pub struct Text<'a> {
     /// Whether a prompt ends where the text does. Else none of the post-processor's tokens come after it; such a text is
     /// what [`tokenizer::Cutter::settled`] says of a longer one.
     pub is_whole: bool,
+    /// Its images, in their order.
+    pub images: &'a [Image],
+}
+
+/// An image in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Where its placeholder starts in the text, in bytes: an added token, which is also that of the run.
+    pub at: usize,
+    /// What stands in the place of that token.
+    pub run: MediaRun,
 }
 
 /// A part of a prompt that is tokenized by itself.
@@ -158,6 +169,7 @@ impl Memory {
             text,
             add_special_tokens,
             is_whole,
+            mut images,
         } = text;
         let mut ids = Vec::new();
         let in_pieces = (self.store.is_on() || !is_whole) && text.len() <= MAX_TEXT_BYTES;
@@ -165,22 +177,27 @@ impl Memory {
             prompt
                 .tokenizer
                 .encode_within(text, add_special_tokens, work, &mut ids)?;
-            reader.take(&ids);
+            reader.take(&ids, images);
             return Ok(());
         };
         let [prefix, suffix] = match add_special_tokens {
             true => [cutter.prefix(), cutter.suffix()],
             false => [&[][..]; 2],
         };
-        reader.take(prefix);
+        reader.take(prefix, &[]);
         let mut place = self.keys.of_root(prompt, add_special_tokens);
         work.take(text.len(), RECALLED_BYTE)?;
         let mut start = 0;
         for end in cutter.cuts(text) {
             let piece = text.get(start..end).unwrap_or_default();
+            let of_piece;
+            (of_piece, images) = images.split_at(images.partition_point(|image| image.at < end));
             let content = self.keys.of_piece(prompt.tokenizer_id, start == 0, piece);
             place = self.keys.of_place(place, content);
-            self.read_piece([content, place], piece.len(), reader, |ids| {
+            for image in of_piece {
+                place = self.keys.of_image(place, image.run);
+            }
+            self.read_piece([content, place], piece.len(), of_piece, reader, |ids| {
                 cutter.encode_into(piece, start, work, ids)
             })?;
             start = end;
@@ -188,9 +205,9 @@ impl Memory {
         // What stands after the last cut ends where the text does, and is no piece of a longer one.
         let rest = text.get(start..).unwrap_or_default();
         cutter.encode_into(rest, start, work, &mut ids)?;
-        reader.take(&ids);
+        reader.take(&ids, images);
         if is_whole {
-            reader.take(suffix);
+            reader.take(suffix, &[]);
         }
         Ok(())
     }
@@ -220,13 +237,13 @@ impl Memory {
         for piece in pieces {
             let content = self.keys.of_parts(tokenizer_id, &piece);
             place = self.keys.of_place(place, content);
-            self.read_piece([content, place], parts::bytes(&piece), reader, |ids| {
+            self.read_piece([content, place], parts::bytes(&piece), &[], reader, |ids| {
                 parts::encode(tokenizer, &piece, work, ids)
             })?;
         }
         let mut ids = Vec::new();
         parts::encode(tokenizer, &rest, work, &mut ids)?;
-        reader.take(&ids);
+        reader.take(&ids, &[]);
         Ok(())
     }
 
@@ -235,27 +252,28 @@ impl Memory {
         &mut self,
         [content, place]: [Key; 2],
         bytes: usize,
+        images: &[Image],
         reader: &mut Reader,
         encode: impl FnOnce(&mut Vec<u32>) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
-        if self.recall(content, place, reader) {
+        if self.recall(content, place, images, reader) {
             reader.reading.remembered_bytes = reader.reading.remembered_bytes.saturating_add(bytes);
             return Ok(());
         }
         let mut ids = Vec::new();
         encode(&mut ids)?;
-        self.store.put(place, Entry::InPlace(reader.take(&ids)));
+        self.store.put(place, Entry::InPlace(reader.take(&ids, images)));
         self.store.put(content, Entry::Tokens(ids.into_boxed_slice()));
         Ok(())
     }
 
     /// Goes over a piece by what is remembered of it. False if that is not enough, and nothing was done.
-    fn recall(&mut self, content: Key, place: Key, reader: &mut Reader) -> bool {
+    fn recall(&mut self, content: Key, place: Key, images: &[Image], reader: &mut Reader) -> bool {
         if reader.want_tokens {
             let Some(Entry::Tokens(tokens)) = self.store.get(content) else {
                 return false;
             };
-            reader.keep(tokens);
+            reader.keep(tokens, images);
         }
         if let Some(Entry::InPlace(known)) = self.store.get(place) {
             reader.go_on(known);
@@ -264,7 +282,7 @@ impl Memory {
         let Some(Entry::Tokens(tokens)) = self.store.get(content) else {
             return false;
         };
-        let in_place = reader.hash(tokens);
+        let in_place = reader.hash(tokens, images);
         self.store.put(place, Entry::InPlace(in_place));
         true
     }
@@ -278,36 +296,68 @@ struct Reader {
 }
 
 impl Reader {
-    /// Goes on by these tokens.
-    fn take(&mut self, tokens: &[u32]) -> InPlace {
-        self.keep(tokens);
-        self.hash(tokens)
+    /// Goes on by these tokens, with images in the place of some.
+    fn take(&mut self, tokens: &[u32], images: &[Image]) -> InPlace {
+        self.keep(tokens, images);
+        self.hash(tokens, images)
     }
 
     /// Keeps tokens that are wanted.
-    fn keep(&mut self, tokens: &[u32]) {
-        if self.want_tokens {
-            self.reading.tokens.extend_from_slice(tokens);
+    fn keep(&mut self, tokens: &[u32], images: &[Image]) {
+        if !self.want_tokens {
+            return;
+        }
+        for (plain, run) in runs(tokens, images) {
+            self.reading.tokens.extend_from_slice(plain);
+            let of_image = run
+                .into_iter()
+                .flat_map(|run| std::iter::repeat_n(run.token, run.count));
+            self.reading.tokens.extend(of_image);
         }
     }
 
     /// Hashes tokens; returns what that adds.
-    fn hash(&mut self, tokens: &[u32]) -> InPlace {
+    fn hash(&mut self, tokens: &[u32], images: &[Image]) -> InPlace {
         let Self { chain, reading, .. } = self;
         let before = reading.blocks.len();
-        chain.extend(tokens, &mut reading.blocks);
-        reading.input_tokens = reading.input_tokens.saturating_add(tokens.len());
+        let mut count = 0_usize;
+        for (plain, run) in runs(tokens, images) {
+            chain.extend(plain, &mut reading.blocks);
+            count = count.saturating_add(plain.len());
+            if let Some(run) = run {
+                chain.extend_by_medium(run, &mut reading.blocks);
+                count = count.saturating_add(run.count);
+            }
+        }
+        reading.input_tokens = reading.input_tokens.saturating_add(count);
         InPlace {
             blocks: reading.blocks.get(before..).unwrap_or_default().into(),
             tail: chain.tail().into(),
-            tokens: tokens.len(),
+            media: chain.media().into(),
+            tokens: count,
         }
     }
 
     /// Goes on by what is known.
     fn go_on(&mut self, known: &InPlace) {
-        self.chain.go_on(&known.blocks, &known.tail);
+        self.chain.go_on(&known.blocks, &known.tail, &known.media);
         self.reading.blocks.extend_from_slice(&known.blocks);
         self.reading.input_tokens = self.reading.input_tokens.saturating_add(known.tokens);
     }
+}
+
+/// Tokens up to each that stands for an image, and what comes in its place; last, those behind all images.
+fn runs<'a>(tokens: &'a [u32], images: &'a [Image]) -> impl Iterator<Item = (&'a [u32], Option<MediaRun>)> {
+    let mut rest = Some(tokens);
+    let mut images = images.iter();
+    std::iter::from_fn(move || {
+        let tokens = rest.take()?;
+        let Some(Image { run, .. }) = images.next() else {
+            return Some((tokens, None));
+        };
+        let mut split = tokens.splitn(2, |token| *token == run.token);
+        let before = split.next().unwrap_or_default();
+        rest = split.next();
+        Some((before, rest.map(|_| *run)))
+    })
 }

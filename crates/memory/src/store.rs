@@ -4,7 +4,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::mem::size_of;
 
 use lru::LruCache;
-use router_core::hash::SequenceHash;
+use router_core::hash::{Reach, SequenceHash};
 
 use crate::key::Key;
 
@@ -22,6 +22,8 @@ pub(crate) struct InPlace {
     pub(crate) blocks: Box<[SequenceHash]>,
     /// Tokens at its end that are in no full block yet.
     pub(crate) tail: Box<[u32]>,
+    /// Images that those blocks will have in their hashes.
+    pub(crate) media: Box<[Reach]>,
     /// Tokens in the piece.
     pub(crate) tokens: usize,
 }
@@ -97,9 +99,11 @@ impl Entry {
     fn size(&self) -> usize {
         let content = match self {
             Self::Tokens(tokens) => allocated(size_of_val::<[u32]>(tokens)),
-            Self::InPlace(InPlace { blocks, tail, .. }) => {
-                allocated(size_of_val::<[SequenceHash]>(blocks)).saturating_add(allocated(size_of_val::<[u32]>(tail)))
-            }
+            Self::InPlace(InPlace {
+                blocks, tail, media, ..
+            }) => allocated(size_of_val::<[SequenceHash]>(blocks))
+                .saturating_add(allocated(size_of_val::<[u32]>(tail)))
+                .saturating_add(allocated(size_of_val::<[Reach]>(media))),
         };
         content.saturating_add(NODE)
     }

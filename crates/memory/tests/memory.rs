@@ -105,6 +105,7 @@ fn check(memory: &mut Memory, text: &str, manner: Manner) -> usize {
         text,
         add_special_tokens: manner.add_special_tokens,
         is_whole: true,
+        images: &[],
     });
     check_content(memory, content, manner, expected(text, manner))
 }
@@ -450,6 +451,7 @@ fn the_start_of_a_prompt_is_read_without_what_comes_after_prompts() {
                     text: "ab",
                     add_special_tokens: true,
                     is_whole,
+                    images: &[],
                 }),
                 tokenizer: &tokenizer,
                 tokenizer_id: [0; 16],

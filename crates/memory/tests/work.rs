@@ -72,6 +72,7 @@ impl Model {
                         text: &text,
                         add_special_tokens,
                         is_whole: true,
+                        images: &[],
                     }),
                     tokenizer,
                     tokenizer_id: [0; 16],

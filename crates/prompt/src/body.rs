@@ -10,6 +10,7 @@ use work::{Limits, Work};
 use crate::conversation;
 use crate::dynamo;
 use crate::error::{BodyError, PromptError};
+use crate::images::Image;
 use crate::json::{Json, Key};
 use crate::rules::Frontend;
 use crate::template::ChatTemplate;
@@ -116,13 +117,22 @@ pub enum Prompt<'a> {
     Tokens(Vec<u32>),
 }
 
-/// Images, audio and video in a prompt's text, for which the engine puts tokens that are not known here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Images, audio and video in a prompt's text, for which the engine puts other tokens than the text's.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Media {
     /// How many there are.
     pub count: usize,
-    /// Bytes of the text before the first of them.
+    /// Bytes of the text before the first of them that is not known; all of it if there is none.
     pub before: usize,
+    /// Those before, in their order.
+    pub images: Vec<Image>,
+}
+
+impl Media {
+    /// Whether all of them are known.
+    pub fn are_known(&self) -> bool {
+        self.images.len() == self.count
+    }
 }
 
 /// A part of a prompt that is tokenized by itself.
@@ -359,7 +369,9 @@ const KEPT: &[&str] = &[
     "max_completion_tokens",
     "max_output_tokens",
     "max_tokens",
+    "media_io_kwargs",
     "messages",
+    "mm_processor_kwargs",
     "model",
     "nvext",
     "output_config",

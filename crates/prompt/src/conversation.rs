@@ -13,6 +13,7 @@ use crate::body::{Piece, Prompt, Shape};
 use crate::dynamo;
 use crate::error::PromptError;
 use crate::harmony;
+use crate::images::{self, Images};
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
 use crate::rules::Frontend;
@@ -102,9 +103,22 @@ fn chat(fields: &Json<'_>, work: &Work, template: &ChatTemplate) -> Result<(Rend
         kwargs: kwargs(fields)?,
         add_generation_prompt: flag(fields, "add_generation_prompt", true)?,
         continue_final_message: flag(fields, "continue_final_message", false)?,
+        images: images_of_chat(fields, work, template)?,
     };
     let add_special_tokens = flag(fields, "add_special_tokens", false)?;
-    Ok((template.render(&request, work)?, add_special_tokens))
+    Ok((template.render(request, work)?, add_special_tokens))
+}
+
+/// Options for media change what images become, and their identities.
+fn images_of_chat<'r>(fields: &Json<'_>, work: &Work, template: &'r ChatTemplate) -> Result<Images<'r>, PromptError> {
+    let has_options = ["media_io_kwargs", "mm_processor_kwargs"].iter().any(|name| {
+        let options = fields.get_set(name);
+        options.is_some_and(|options| !matches!(options, Json::Object(entries) if entries.is_empty()))
+    });
+    match template.images() {
+        Some(processor) if !has_options => images::known(array(fields, "messages")?, processor, work),
+        _ => Ok(Images::default()),
+    }
 }
 
 /// `ChatRequestOptionsMixin` in `vllm/entrypoints/pooling/base/protocol.py`: fewer fields, and nothing to generate.
@@ -128,9 +142,10 @@ fn embeddings(
         kwargs: kwargs(fields)?,
         add_generation_prompt: flag(fields, "add_generation_prompt", false)?,
         continue_final_message: flag(fields, "continue_final_message", false)?,
+        images: Images::default(),
     };
     let add_special_tokens = flag(fields, "add_special_tokens", false)?;
-    Ok((template.render(&request, work)?, add_special_tokens))
+    Ok((template.render(request, work)?, add_special_tokens))
 }
 
 /// The template that a request brings, if the workers use it; else they refuse it.

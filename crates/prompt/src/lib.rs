@@ -7,7 +7,7 @@
 //! - [`json`] reads JSON, borrowing from the body;
 //! - [`body`] picks the fields out of it and names what is wrong;
 //! - `conversation` makes chat messages of the other shapes' conversations, and `messages` normalises messages and tools as vLLM does before it renders them;
-//! - `media` tells what of a prompt stands before its images, audio and video;
+//! - `media` tells what of a prompt stands before its images, audio and video, [`images`] which images are known;
 //! - `dynamo` does both as Dynamo's frontend does, for pools behind one;
 //! - `harmony` writes gpt-oss's prompts, which vLLM makes without a template;
 //! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
@@ -32,6 +32,7 @@ mod conversation;
 mod dynamo;
 mod error;
 mod harmony;
+pub mod images;
 pub mod json;
 mod media;
 mod messages;
@@ -45,6 +46,7 @@ pub mod usage;
 
 pub use body::{Body, Media, Piece, Prompt, Shape};
 pub use error::{BodyError, PromptError};
+pub use images::{Image, ImageProcessor};
 pub use model_text::{ModelText, ModelTextError};
 pub use rules::{Frontend, Rules};
 pub use template::{ChatTemplate, TemplateError};

@@ -1,13 +1,15 @@
 //! Images, audio and video in messages, and what of a prompt stands before them.
 //!
 //! An engine renders the template with something in their place, tokenizes, and then puts tokens there that depend on the
-//! medium and the model. What stands before the first of them is as in any other prompt.
+//! medium and the model. What stands before the first of them is as in any other prompt, and so is what follows those of
+//! which all is known ([`crate::images`]).
 //!
 //! Source: `vllm/renderers/chat_utils.py`, vLLM 0.32 (`_parse_chat_message_content_mm_part`,
 //! `_get_full_multimodal_text_prompt`).
 
 use crate::body::Media;
 use crate::error::PromptError;
+use crate::images::{Image, Images};
 use crate::json::Json;
 use crate::messages::ContentFormat;
 use crate::rules::Rules;
@@ -28,8 +30,23 @@ pub(crate) enum Medium {
 pub(crate) enum StandIn {
     /// What the engine has, as far as it is known.
     Engine,
-    /// A text that stands where the part stood.
-    Mark,
+    /// A text that stands where the part stood, from that medium of the conversation on; before, as [`StandIn::Engine`].
+    Mark { from: usize },
+}
+
+impl StandIn {
+    /// All media are marked.
+    pub(crate) const MARK: Self = Self::Mark { from: 0 };
+
+    /// For what follows so many media.
+    pub(crate) fn after(self, media: usize) -> Self {
+        match self {
+            Self::Engine => Self::Engine,
+            Self::Mark { from } => Self::Mark {
+                from: from.saturating_sub(media),
+            },
+        }
+    }
 }
 
 /// In no text that means something, and in no token.
@@ -82,29 +99,57 @@ impl Medium {
 }
 
 /// What `render` makes of a conversation, and where its media are. It renders with something in their place, and says how
-/// many there are.
+/// many there are. `images` is what is known of them.
 pub(crate) fn located(
     rules: &Rules,
     format: ContentFormat,
+    images: Images<'_>,
     render: impl Fn(StandIn) -> Result<(String, usize), PromptError>,
 ) -> Result<Rendered, PromptError> {
     let (text, count) = render(StandIn::Engine)?;
-    let media = match count {
-        0 => None,
-        _ if rules.images_first => {
-            let before_all = "an image, before all text with this model,";
-            return Err(PromptError::Multimodal(before_all.to_owned()));
-        }
-        count => {
-            let (marked, _) = render(StandIn::Mark)?;
-            let before = known_bytes(&text, &marked, format)?;
-            Some(Media { count, before })
-        }
+    if count == 0 {
+        return Ok(Rendered { text, media: None });
+    }
+    if rules.images_first {
+        let before_all = "an image, before all text with this model,";
+        return Err(PromptError::Multimodal(before_all.to_owned()));
+    }
+    let length = images.placeholder.len();
+    let mut images = placed(images, &text, format);
+    let before = if images.len() == count {
+        text.len()
+    } else {
+        let (marked, _) = render(StandIn::Mark { from: images.len() })?;
+        let before = known_bytes(&text, &marked, format)?;
+        images.retain(|image| image.at.saturating_add(length) <= before);
+        before
     };
-    Ok(Rendered { text, media })
+    let media = Media { count, before, images };
+    Ok(Rendered {
+        text,
+        media: Some(media),
+    })
 }
 
-/// Bytes of `text` that do not depend on media: `marked` is the same with [`StandIn::Mark`].
+/// The images that are known, where they stand in the text: engines take one placeholder after the other for them. None if
+/// there are more or fewer of those than images, as when a client wrote one, or if no template wrote them.
+fn placed(images: Images<'_>, text: &str, format: ContentFormat) -> Vec<Image> {
+    let Images {
+        mut leading,
+        count,
+        placeholder,
+    } = images;
+    let is_known = format == ContentFormat::Parts && !leading.is_empty() && text.matches(placeholder).count() == count;
+    if !is_known {
+        leading.clear();
+    }
+    for (image, (at, _)) in leading.iter_mut().zip(text.match_indices(placeholder)) {
+        image.at = at;
+    }
+    leading
+}
+
+/// Bytes of `text` that do not depend on media: `marked` is the same with [`StandIn::Mark`] of those that are not known.
 ///
 /// In texts, engines put all placeholders of a message at its start, or each where its part stood if they run with
 /// `--interleave-mm-strings`, or where the client wrote it. `text` is the first, `marked` the second, and neither is the

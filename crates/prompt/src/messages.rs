@@ -63,10 +63,13 @@ pub(crate) fn conversation<'a>(
     stand_in: StandIn,
     work: &Work,
 ) -> Result<Vec<Message<'a>>, PromptError> {
-    messages
-        .iter()
-        .map(|message| Message::read(message, format, order, stand_in, work))
-        .collect()
+    let mut stand_in = stand_in;
+    let read = |message| {
+        let message = Message::read(message, format, order, stand_in, work)?;
+        stand_in = stand_in.after(message.media);
+        Ok(message)
+    };
+    messages.iter().map(read).collect()
 }
 
 impl<'a> Message<'a> {
@@ -178,20 +181,19 @@ impl Part<'_> {
 /// Parts with what stands in for media; only templates that take parts can be left with a [`Part::Medium`].
 fn with_stand_ins(parts: Vec<Part<'_>>, format: ContentFormat, stand_in: StandIn) -> Vec<Part<'_>> {
     let (mut first, mut rest) = (Vec::new(), Vec::with_capacity(parts.len()));
+    let mut stand_in = stand_in;
     for part in parts {
-        let text = match (&part, stand_in, format) {
-            (Part::Medium(_), StandIn::Mark, _) => MARK,
-            (Part::Medium(Medium::Embeddings), StandIn::Engine, _) => EMBEDDINGS,
-            (Part::Medium(_), StandIn::Engine, ContentFormat::Text) => {
-                first.push(Part::Text(Cow::Borrowed(UNKNOWN)));
-                continue;
-            }
-            _ => {
-                rest.push(part);
-                continue;
-            }
+        let Part::Medium(medium) = part else {
+            rest.push(part);
+            continue;
         };
-        rest.push(Part::Text(Cow::Borrowed(text)));
+        match (stand_in, medium, format) {
+            (StandIn::Mark { from: 0 }, ..) => rest.push(Part::Text(Cow::Borrowed(MARK))),
+            (_, Medium::Embeddings, _) => rest.push(Part::Text(Cow::Borrowed(EMBEDDINGS))),
+            (.., ContentFormat::Text) => first.push(Part::Text(Cow::Borrowed(UNKNOWN))),
+            (.., ContentFormat::Parts) => rest.push(part),
+        }
+        stand_in = stand_in.after(1);
     }
     first.append(&mut rest);
     first

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::images::ImageProcessor;
 use crate::rules::Rules;
 
 /// What decides the prompts of a model: chat templates, the special tokens they may name, and the workers' rules.
@@ -24,6 +25,9 @@ pub struct ModelText {
     pub additional_special_tokens: Vec<String>,
     #[serde(default)]
     pub rules: Rules,
+    /// How many tokens the model has for an image; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ImageProcessor>,
 }
 
 /// Why a model directory's texts cannot be used.
@@ -126,6 +130,7 @@ mod tests {
                 .into(),
             additional_special_tokens: vec!["<a>".to_owned(), "<b>".to_owned()],
             rules: Rules::default(),
+            images: None,
         };
         assert_eq!(ModelText::from_files(config, None).unwrap(), expected);
         let from_file = ModelText {

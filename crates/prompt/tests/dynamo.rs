@@ -350,7 +350,8 @@ fn what_stands_before_an_image_is_known() {
         media,
         Some(Media {
             count: 1,
-            before: "<user>look".len()
+            before: "<user>look".len(),
+            images: Vec::new(),
         })
     );
     let left_out = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}";

@@ -28,9 +28,10 @@ fn before_media(template: &str, shape: Shape, body: &Value) -> Result<(String, u
     let body = Body::read(shape, bytes.as_bytes()).unwrap();
     match body.prompt(Some(&compile(template)))? {
         Prompt::Text { text, media, .. } => {
-            let Media { count, before } = media.unwrap_or(Media {
+            let Media { count, before, .. } = media.unwrap_or(Media {
                 count: 0,
                 before: text.len(),
+                images: Vec::new(),
             });
             Ok((text[..before].to_owned(), count))
         }

@@ -2,10 +2,10 @@
 
 use crate::artefacts::Artefacts;
 use memory::{Content, Memory, Part, Text};
-use prompt::{Body, Media, Piece, Prompt, Shape, Truncation};
+use prompt::{Body, Image, Media, Piece, Prompt, Shape, Truncation};
 use router_core::Millis;
 use router_core::fleet::{ArtefactId, Pool};
-use router_core::hash::{HashSeed, SequenceHash, local_hashes, sequence_hashes};
+use router_core::hash::{HashSeed, MediaRun, SequenceHash, local_hashes, media_hash, sequence_hashes};
 use tokenizer::Tokenizer;
 use work::Work;
 
@@ -40,7 +40,9 @@ pub(super) enum Extent {
     Prompt,
     /// Those of the first of several prompts.
     FirstPrompt,
-    /// The first ones of the prompt, up to its first image or the like.
+    /// Those of a prompt with images in it, of which all is known.
+    PromptWithMedia,
+    /// The first ones of the prompt, up to the first image or the like that is not known.
     TextBeforeMedia,
 }
 
@@ -100,7 +102,7 @@ pub(super) fn understand(
             text,
             add_special_tokens,
             media: Some(media),
-        } => reader.text_before(media, &text, add_special_tokens),
+        } => reader.text_with(&media, &text, add_special_tokens),
         // A worker that takes token ids truncates prompts in its own way.
         Prompt::Truncated { .. } if pool.inject_tokens => Err("unsupported_field"),
         Prompt::Truncated {
@@ -131,34 +133,45 @@ impl Reader<'_> {
             text,
             add_special_tokens,
             is_whole: true,
+            images: &[],
         });
         let read = self.read(content, want_tokens)?;
         let recall = recall(text.len(), &read);
         Ok(self.whole(read, recall, want_tokens))
     }
 
-    /// Of a text with images or the like in it, what does not depend on them; of the rest, a guess at its length.
-    fn text_before(mut self, media: Media, text: &str, add_special_tokens: bool) -> Result<Reading, &'static str> {
-        // A tokenizer that texts cannot be cut for does not say which ids are settled.
-        let cutter = self.tokenizer.cutter().ok_or("multimodal")?;
-        let known = cutter.settled(text, media.before);
+    /// Of a text with images or the like in it, all up to the first that is not known; of the rest, a guess at its length.
+    fn text_with(mut self, media: &Media, text: &str, add_special_tokens: bool) -> Result<Reading, &'static str> {
+        let is_whole = media.are_known();
+        let known = match is_whole {
+            true => text.len(),
+            // A tokenizer that texts cannot be cut for does not say which ids are settled.
+            false => self.tokenizer.cutter().ok_or("multimodal")?.settled(text, media.before),
+        };
+        let images: Vec<_> = media.images.iter().map(image).collect();
         let content = Content::Text(Text {
             text: text.get(..known).unwrap_or_default(),
             add_special_tokens,
-            is_whole: false,
+            is_whole,
+            images: images
+                .get(..images.partition_point(|image| image.at < known))
+                .unwrap_or_default(),
         });
         let read = self.read(content, false)?;
         let rest = guessed_tokens(text.len().saturating_sub(known), media);
         let blocks = Blocks {
             recall: recall(known, &read),
             hashes: read.blocks,
-            extent: Extent::TextBeforeMedia,
+            extent: match is_whole {
+                true => Extent::PromptWithMedia,
+                false => Extent::TextBeforeMedia,
+            },
             tokens: None,
         };
         Ok(Reading {
             input_tokens: (read.input_tokens as u64).saturating_add(rest),
             inject_tokens: self.pool.inject_tokens,
-            known: match blocks.hashes.is_empty() {
+            known: match !is_whole && blocks.hashes.is_empty() {
                 true => Err("multimodal"),
                 false => Ok(blocks),
             },
@@ -175,6 +188,7 @@ impl Reader<'_> {
             text,
             add_special_tokens,
             is_whole: true,
+            images: &[],
         });
         let read = self.read(content, true)?;
         let around = match add_special_tokens {
@@ -243,9 +257,21 @@ pub(super) fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {
     }
 }
 
-/// A guess at what so many bytes of text with media in it come to.
-fn guessed_tokens(bytes: usize, media: Media) -> u64 {
-    let of_media = (media.count as u64).saturating_mul(TOKENS_PER_MEDIUM);
+fn image(image: &Image) -> memory::Image {
+    memory::Image {
+        at: image.at,
+        run: MediaRun {
+            identity: media_hash(&image.identifier),
+            token: image.token,
+            count: image.tokens,
+        },
+    }
+}
+
+/// A guess at what so many bytes of text come to, with the media in it that are not known.
+fn guessed_tokens(bytes: usize, media: &Media) -> u64 {
+    let unknown = media.count.saturating_sub(media.images.len());
+    let of_media = (unknown as u64).saturating_mul(TOKENS_PER_MEDIUM);
     (bytes as u64 / BYTES_PER_TOKEN).saturating_add(of_media)
 }
 

@@ -5,7 +5,7 @@ use crate::test_support::{CAPTURE, MODEL, token_ids};
 
 fn input(request: Json) -> Result<RenderInput, String> {
     let prompt: ChatPrompt = serde_json::from_value(request).map_err(|error| error.to_string())?;
-    render_input(prompt).map_err(|error| error.to_string())
+    render_input(prompt, None).map_err(|error| error.to_string())
 }
 
 fn flat(message: Json) -> Result<Json, String> {
@@ -82,8 +82,8 @@ fn images_stand_before_the_text_of_their_message() {
         input.messages[0]["content"],
         format!("{placeholder}\n{placeholder}\na\nb")
     );
-    let identities = ["x", "y"].map(|url| identity(&json!({"url": url}).to_string()));
-    assert_eq!(input.images, identities);
+    let sent = ["x", "y"].map(|url| Sent::of_part(&image(url), None));
+    assert_eq!(input.images, sent);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::ser::SerializeSeq;
 
 use super::{BlockStored, KvEvent};
 use crate::cli::EventFormat;
+use crate::hash::ExtraKey;
 
 const MEDIUM: &str = "GPU";
 const GROUP_IDX: u32 = 0;
@@ -87,7 +88,7 @@ struct FullStored<'a, H> {
     lora_id: Option<u64>,
     medium: &'static str,
     lora_name: Option<&'a str>,
-    extra_keys: &'a [Option<Vec<String>>],
+    extra_keys: &'a [Option<Vec<ExtraKey>>],
     group_idx: u32,
     kv_cache_spec_kind: &'static str,
 }
@@ -121,7 +122,7 @@ struct SparseStored<'a> {
     medium: &'static str,
     lora_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    extra_keys: Option<&'a [Option<Vec<String>>]>,
+    extra_keys: Option<&'a [Option<Vec<ExtraKey>>]>,
 }
 
 fn sparse(stored: &BlockStored) -> SparseStored<'_> {

@@ -3,6 +3,8 @@
 pub mod encode;
 pub mod publish;
 
+use crate::hash::ExtraKey;
+
 /// One change of a rank's prefix cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvEvent {
@@ -34,5 +36,5 @@ pub struct BlockStored {
     pub lora_name: Option<String>,
     /// What else went into each block's hash: the LoRA name, images, and in the first block of a
     /// prompt the cache salt.
-    pub extra_keys: Vec<Option<Vec<String>>>,
+    pub extra_keys: Vec<Option<Vec<ExtraKey>>>,
 }

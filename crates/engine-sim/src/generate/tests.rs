@@ -17,7 +17,7 @@ fn chat_ids(messages: serde_json::Value) -> Vec<u32> {
     let prompt: ChatPrompt = serde_json::from_value(serde_json::json!({"messages": messages})).expect("prompt");
     let template = MODEL.template.as_ref().expect("template");
     let text = template
-        .render(render_input(prompt).expect("messages"))
+        .render(render_input(prompt, None).expect("messages"))
         .expect("renders");
     MODEL.encode(&text, false).expect("encodes")
 }

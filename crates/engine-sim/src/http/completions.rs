@@ -156,7 +156,8 @@ pub(super) struct PromptTokens {
 /// Renders and tokenizes a chat.
 pub(super) fn chat_prompt(model: &Model, prompt: ChatPrompt) -> Result<PromptTokens, ApiError> {
     let add_special_tokens = prompt.add_special_tokens.unwrap_or(false);
-    let mut input = render_input(prompt).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let input = render_input(prompt, model.images.as_ref());
+    let mut input = input.map_err(|error| ApiError::bad_request(error.to_string()))?;
     let images = std::mem::take(&mut input.images);
     let template = model
         .template

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::hash::Lora;
+use crate::hash::{ExtraKey, Lora};
 use crate::test_support::Mirror;
 
 fn config() -> SchedulerConfig {
@@ -184,7 +184,13 @@ fn salt_and_lora_separate_the_cache() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let list = |keys: &[&str]| Some(keys.iter().map(|&key| key.to_owned()).collect::<Vec<_>>());
+    let list = |keys: &[&str]| {
+        Some(
+            keys.iter()
+                .map(|&key| ExtraKey::Name(key.to_owned()))
+                .collect::<Vec<_>>(),
+        )
+    };
     assert_eq!(
         keys,
         [

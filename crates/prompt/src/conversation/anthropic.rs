@@ -8,6 +8,7 @@ use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, requi
 use crate::body::Piece;
 use crate::error::PromptError;
 use crate::harmony;
+use crate::images::Images;
 use crate::json::Json;
 use crate::media::unknown_part;
 use crate::messages::{self, KeyOrder};
@@ -22,7 +23,7 @@ pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) ->
     let effort = reasoning_effort(fields, template)?;
     let tools = tools(fields, template)?;
     template.render(
-        &Request {
+        Request {
             template: None,
             messages: &messages,
             key_order: KeyOrder::OfTheType,
@@ -32,6 +33,7 @@ pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) ->
             kwargs: kwargs(fields)?,
             add_generation_prompt: true,
             continue_final_message: false,
+            images: Images::default(),
         },
         work,
     )

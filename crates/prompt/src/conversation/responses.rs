@@ -6,6 +6,7 @@ use work::Work;
 
 use super::{array, bad, chat_tool, excludes_tools, kwargs, object, refuse, required, text};
 use crate::error::PromptError;
+use crate::images::Images;
 use crate::json::Json;
 use crate::messages::{self, KeyOrder};
 use crate::template::{ChatTemplate, Rendered, Request};
@@ -26,7 +27,7 @@ pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) ->
     let messages = chat_messages(fields)?;
     let continued = is_continued(fields);
     template.render(
-        &Request {
+        Request {
             template: None,
             messages: &messages,
             key_order: KeyOrder::AsGiven,
@@ -42,6 +43,7 @@ pub(super) fn render(fields: &Json<'_>, work: &Work, template: &ChatTemplate) ->
             kwargs: kwargs(fields)?,
             add_generation_prompt: !continued,
             continue_final_message: continued,
+            images: Images::default(),
         },
         work,
     )

@@ -26,6 +26,7 @@ use work::Work;
 
 use crate::body::{Prompt, Shape};
 use crate::error::PromptError;
+use crate::images::Images;
 use crate::json::Json;
 use crate::media::{self, StandIn};
 use crate::messages::{self, ContentFormat};
@@ -49,9 +50,10 @@ pub(crate) fn conversation(
         Shape::Completions | Shape::Embeddings => return Err(PromptError::UnsupportedField("messages")),
     };
     // Where the template leaves media out, their place is not known, whatever it takes.
-    let Rendered { text, media } = media::located(template.rules(), ContentFormat::Parts, |stand_in| {
-        render(&chat, stand_in, work, template, habits)
-    })?;
+    let Rendered { text, media } =
+        media::located(template.rules(), ContentFormat::Parts, Images::default(), |stand_in| {
+            render(&chat, stand_in, work, template, habits)
+        })?;
     Ok(Prompt::Text {
         text: Cow::Owned(text),
         add_special_tokens: false,
@@ -91,7 +93,7 @@ fn render(
         .filter(|_| !(chat.tool_choice_none && template.rules().exclude_tools_when_tool_choice_none));
     let mut messages = chat.messages.clone();
     let media = messages.iter().map(message::Message::media).sum();
-    if stand_in == StandIn::Mark {
+    if stand_in == StandIn::MARK {
         messages.iter_mut().for_each(message::Message::mark_media);
     }
     if chat.continue_final_message {

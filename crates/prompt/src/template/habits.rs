@@ -10,6 +10,7 @@ use work::{Limits, Work};
 
 use super::output::BoundedText;
 use super::{ChatTemplate, FUEL, NO_TIME, Request, TEMPLATE, output_limit, syntax};
+use crate::images::Images;
 use crate::json::Json;
 use crate::messages::KeyOrder;
 use crate::python;
@@ -73,8 +74,9 @@ impl ChatTemplate {
             kwargs: &[],
             add_generation_prompt: true,
             continue_final_message: false,
+            images: Images::default(),
         };
-        self.render(&request, &Work::new(Limits::DEFAULT, 0))
+        self.render(request, &Work::new(Limits::DEFAULT, 0))
             .ok()
             .map(|rendered| rendered.text)
     }

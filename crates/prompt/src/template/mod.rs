@@ -23,6 +23,7 @@ use work::Work;
 use crate::body::Media;
 use crate::dynamo::{self, Habits};
 use crate::error::PromptError;
+use crate::images::{ImageProcessor, Images};
 use crate::json::Json;
 use crate::media::{self, StandIn};
 pub use crate::messages::ContentFormat;
@@ -72,6 +73,7 @@ pub struct ChatTemplate {
     tool_use: Option<Compiled>,
     requested: Requested,
     rules: Rules,
+    images: Option<ImageProcessor>,
     default_kwargs: Vec<(String, Value)>,
     special_tokens: Vec<(String, Value)>,
     wants_system_first: bool,
@@ -100,6 +102,8 @@ pub(crate) struct Request<'r, 'a> {
     pub(crate) kwargs: &'r [(Cow<'a, str>, Json<'a>)],
     pub(crate) add_generation_prompt: bool,
     pub(crate) continue_final_message: bool,
+    /// What is known of the images in the messages.
+    pub(crate) images: Images<'r>,
 }
 
 /// What a template wrote.
@@ -145,6 +149,7 @@ impl ChatTemplate {
             special_tokens,
             requested: Requested::default(),
             rules: text.rules.clone(),
+            images: text.images.clone(),
             default_kwargs: variables(&text.rules.default_chat_template_kwargs)?,
             wants_system_first: source.is_none()
                 || [source, tool_use].into_iter().flatten().any(habits::wants_system_first),
@@ -170,6 +175,11 @@ impl ChatTemplate {
         &self.rules
     }
 
+    /// How many tokens the model has for an image, if that is known.
+    pub(crate) fn images(&self) -> Option<&ImageProcessor> {
+        self.images.as_ref()
+    }
+
     /// How messages reach the template, for requests without tools.
     pub fn content_format(&self) -> ContentFormat {
         self.default
@@ -178,7 +188,7 @@ impl ChatTemplate {
     }
 
     /// Renders a conversation, twice if there are media in it. `work` is that of the request.
-    pub(crate) fn render(&self, request: &Request<'_, '_>, work: &Work) -> Result<Rendered, PromptError> {
+    pub(crate) fn render(&self, mut request: Request<'_, '_>, work: &Work) -> Result<Rendered, PromptError> {
         let requested;
         let compiled = match (request.template, &self.tool_use, &self.default) {
             (Some(source), ..) => {
@@ -189,8 +199,9 @@ impl ChatTemplate {
             (.., Some(default)) => default,
             (.., None) => return Err(PromptError::NoTemplate),
         };
-        media::located(&self.rules, compiled.format, |stand_in| {
-            self.render_with(stand_in, request, compiled, work)
+        let images = std::mem::take(&mut request.images);
+        media::located(&self.rules, compiled.format, images, |stand_in| {
+            self.render_with(stand_in, &request, compiled, work)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use router_core::hash::{HashSeed, local_hashes, sequence_hashes};
+use router_core::hash::{BlockHasher, HashSeed, local_hashes, media_hash, sequence_hashes};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -114,6 +114,52 @@ fn image() -> Value {
     json!({"type": "image_url", "image_url": {"url": "x"}})
 }
 
+/// An image of which all is known, of 20 tokens.
+fn known_image(uuid: &str) -> Value {
+    // A PNG of 560 x 28 pixels, as far as its size is in it.
+    let url = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAjAAAAAc";
+    json!({"type": "image_url", "image_url": {"url": url}, "uuid": uuid})
+}
+
+impl Model {
+    /// As [`Model::of_parts`], of the Qwen-VL family.
+    fn of_images() -> Self {
+        let images = json!({"placeholder": "<|image|>", "placeholder_id": 258, "patch_size": 14, "merge_size": 2,
+            "min_pixels": 1, "max_pixels": 1_000_000});
+        Self::new(byte_level(), &json!({"chat_template": PARTS, "images": images}))
+    }
+}
+
+#[test]
+fn images_that_are_known_count() {
+    let mut model = Model::of_images();
+    let body = |parts: Value| user(json!([text("before"), known_image("cat"), text("after"), parts]));
+    let [head, tail] = ["<s>systembe brief</s><s>userbefore", "after"].map(|text| model.ids(text));
+    let start = [head.clone(), vec![258; 20], tail].concat();
+    let mut hasher = BlockHasher::new(HashSeed::PLAIN);
+    let mut blocks = |ids: &[u32]| {
+        let locals = model.pool.layout.blocks(ids).enumerate().map(|(number, block)| {
+            let (start, end) = (number * BLOCK as usize, (number + 1) * BLOCK as usize);
+            let cats = usize::from(start < head.len() + 20 && head.len() < end);
+            hasher.local(block, &[media_hash("cat")][..cats])
+        });
+        sequence_hashes(locals)
+    };
+    let whole = blocks(&[start.clone(), model.ids("!</s>")].concat());
+    let known = blocks(&start);
+    for _ in ["read", "remembered"] {
+        let read = model.read(Shape::Chat, &body(text("!"))).expect("is read");
+        assert_eq!((read.extent, &read.hashes), (Extent::PromptWithMedia, &whole));
+        // Up to the second image, of which nothing is known.
+        let read = model.read(Shape::Chat, &body(image())).expect("is read");
+        assert_eq!((read.extent, &read.hashes), (Extent::TextBeforeMedia, &known));
+    }
+    let other = user(json!([text("before"), known_image("dog"), text("after"), text("!")]));
+    let other = model.read(Shape::Chat, &other).expect("is read").hashes;
+    let shared = whole.iter().zip(&other).take_while(|(one, two)| one == two).count();
+    assert_eq!((shared, other.len()), (head.len() / BLOCK as usize, whole.len()));
+}
+
 proptest! {
     /// Whatever tokens the engine puts in an image's place, the blocks that we look up are the first ones of its prompt.
     #[test]
@@ -147,19 +193,21 @@ fn without_a_block_before_an_image_load_decides() {
 /// A worker gets no ids of a prompt with images, neither ours nor the client's.
 #[test]
 fn ids_of_prompts_with_images_are_nobodys() {
-    let mut model = Model::of_parts();
+    let mut model = Model::of_images();
     model.pool.inject_tokens = true;
-    let with_image = user(json!([text("what is it?"), image()]));
-    let known = model.read(Shape::Chat, &with_image);
-    assert_eq!(known.as_ref().map(|blocks| blocks.tokens.clone()).ok(), Some(None));
-    assert_eq!(new_body(with_image.to_string().as_bytes(), &known), None);
-    let mut forged = with_image;
-    forged["nvext"] = json!({"token_data": [1, 2, 3]});
-    let Some(NewBody::WithoutTokens(body)) = new_body(forged.to_string().as_bytes(), &known) else {
-        panic!("the client's ids stay");
-    };
-    forged["nvext"] = json!({"token_data": null});
-    assert_eq!(serde_json::from_slice::<Value>(&body).expect("is JSON"), forged);
+    for image in [image(), known_image("cat")] {
+        let with_image = user(json!([text("what is it?"), image]));
+        let known = model.read(Shape::Chat, &with_image);
+        assert_eq!(known.as_ref().map(|blocks| blocks.tokens.clone()).ok(), Some(None));
+        assert_eq!(new_body(with_image.to_string().as_bytes(), &known), None);
+        let mut forged = with_image;
+        forged["nvext"] = json!({"token_data": [1, 2, 3]});
+        let Some(NewBody::WithoutTokens(body)) = new_body(forged.to_string().as_bytes(), &known) else {
+            panic!("the client's ids stay");
+        };
+        forged["nvext"] = json!({"token_data": null});
+        assert_eq!(serde_json::from_slice::<Value>(&body).expect("is JSON"), forged);
+    }
 
     let without = user(json!([text("what is it?")]));
     let known = model.read(Shape::Chat, &without);

@@ -1,6 +1,7 @@
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::hash::ExtraKey;
 use crate::test_support::{CAPTURE, token_ids};
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -71,7 +72,7 @@ fn sample() -> Vec<KvEvent> {
             block_size: 2,
             lora_id: Some(1),
             lora_name: Some("tuned".to_owned()),
-            extra_keys: vec![Some(vec!["tuned".to_owned()]); 2],
+            extra_keys: vec![Some(vec![ExtraKey::Name("tuned".to_owned())]); 2],
         }),
         KvEvent::BlockStored(BlockStored {
             block_hashes: vec![9],
