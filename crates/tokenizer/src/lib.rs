@@ -25,6 +25,7 @@ mod artefact;
 mod build;
 mod flat;
 mod library;
+mod limits;
 mod perfect_hash;
 
 pub use crate::artefact::Form;
@@ -121,7 +122,7 @@ impl Tokenizer {
 
     /// Loads a `tokenizer.json` of canonical layout, through the library.
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
-        let library = Library::new(read_json(json)?);
+        let library = Library::new(read_json(json)?)?;
         Ok(Self {
             vocab_size: library.vocab_size(),
             engine: Engine::Library(library),

@@ -1,11 +1,13 @@
 //! The tokenizer library as it is, for models that flat tables do not hold.
 
-use tk_encode::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
-use work::Work;
+use tk_encode::pipeline::{EncodeOptions, Override, PipelineNormalizer, PipelineToken, PipelineTokenizer};
+use work::{Limits, Work};
 
-use crate::EncodeError;
+use crate::flat::normalize::{Normalizers, price_of_search};
+use crate::limits::{self, pre_tokenizers};
+use crate::{EncodeError, LoadError};
 
-/// What a byte of a text costs, in nanoseconds (see [`work`]).
+/// What a byte of a normalized text costs for each pre-tokenizer, in nanoseconds (see [`work`]).
 const BYTE: u64 = 60;
 /// What each token costs beyond that which a place in a run of one character may start: all tokens of nothing but that
 /// character are looked at there.
@@ -17,6 +19,10 @@ pub(crate) struct Library {
     vocab_size: usize,
     /// Length of the longest token, in characters.
     longest: usize,
+    /// Bytes that a text may become longer by, as normalizers put something before each one between two added tokens.
+    prepended: usize,
+    /// What a byte of a normalized text costs.
+    of_byte: u64,
 }
 
 /// What becomes of special tokens.
@@ -29,15 +35,28 @@ pub(crate) enum Specials {
 }
 
 impl Library {
-    pub(crate) fn new(pipeline: PipelineTokenizer) -> Self {
+    pub(crate) fn new(pipeline: PipelineTokenizer) -> Result<Self, LoadError> {
+        limits::check(&pipeline)?;
+        let normalizers = pipeline.get_normalizers();
+        let prepends = |one: &PipelineNormalizer| matches!(one, PipelineNormalizer::Prepend(_));
+        let prepended = match normalizers.iter().any(prepends) {
+            true => Normalizers::of(normalizers).apply("a", 0, &Work::new(Limits::DEFAULT, 1)),
+            false => Ok("".into()),
+        };
+        let prepended = prepended.map_err(|error| LoadError::Unsupported(format!("normalizer: {error}")))?;
+        let pre_tokenizers = pre_tokenizers(pipeline.get_pre_tokenizer());
+        let patterns = pre_tokenizers.iter().filter_map(limits::pattern).map(price_of_search);
+        let of_byte = (pre_tokenizers.len().max(1) as u64).saturating_mul(BYTE);
         let vocab_size = count_ids(&pipeline);
         let ids = 0..u32::try_from(vocab_size).unwrap_or(u32::MAX);
         let lengths = ids.filter_map(|id| Some(pipeline.get_model().id_to_token(id)?.chars().count()));
-        Self {
+        Ok(Self {
             longest: lengths.max().unwrap_or(0),
+            prepended: prepended.len(),
+            of_byte: of_byte.saturating_add(patterns.sum()),
             pipeline,
             vocab_size,
-        }
+        })
     }
 
     /// One more than the highest id.
@@ -47,20 +66,8 @@ impl Library {
 
     /// How many tokens the post-processor puts before a text, and how many after it.
     pub(crate) fn around(&self) -> [usize; 2] {
-        self.shown_around().unwrap_or_default()
-    }
-
-    /// The library does not say, so it shows it on a text. `None` if it fails on that.
-    fn shown_around(&self) -> Option<[usize; 2]> {
-        let [with, without] = [true, false].map(|add| {
-            let mut ids = Vec::new();
-            let encoded = self.encode("a", Specials::Read { add }, &Work::unbounded(), &mut ids);
-            encoded.is_ok().then_some(ids)
-        });
-        let (with, without) = (with?, without?);
-        let added = with.len().checked_sub(without.len())?;
-        let before = (0..=added).find(|&before| with.get(before..).is_some_and(|rest| rest.starts_with(&without)))?;
-        Some([before, added.saturating_sub(before)])
+        let template = &self.pipeline.get_post_processor().single;
+        [template.prefix.len(), template.suffix.len()]
     }
 
     /// Appends the ids of `text`.
@@ -71,8 +78,7 @@ impl Library {
         work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        work.take(text.len(), BYTE)?;
-        work.take(self.tokens_in_runs(text), TOKEN_IN_RUN)?;
+        self.take_work(text, work)?;
         let options = EncodeOptions {
             add_special_tokens: matches!(specials, Specials::Read { add: true }),
             encode_special_tokens: matches!(specials, Specials::AreText),
@@ -84,6 +90,17 @@ impl Library {
             .encode_into(text, &options, &mut tokens)
             .map_err(|error| EncodeError::Failed(error.to_string()))?;
         ids.extend_from_slice(PipelineToken::cast_slice(&tokens));
+        Ok(())
+    }
+
+    /// Takes what a text costs. The library does not say how long it becomes, so it is normalized here first.
+    fn take_work(&self, text: &str, work: &Work) -> Result<(), EncodeError> {
+        let normalizers = Normalizers::of(self.pipeline.get_normalizers());
+        let normalized = normalizers.apply(text, 0, work)?;
+        let normalized = normalizers.mark_spaces(&normalized, 0, work)?;
+        work.take(text.len().saturating_mul(self.prepended), self.of_byte)?;
+        work.take(normalized.len(), self.of_byte)?;
+        work.take(self.tokens_in_runs(&normalized), TOKEN_IN_RUN)?;
         Ok(())
     }
 

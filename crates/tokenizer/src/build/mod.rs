@@ -10,16 +10,19 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic;
 
+use serde_json::Value;
 use tk_encode::pipeline::{
     EncodeOptions, Override, PipelineModel, PipelineNormalizer, PipelineToken, PipelineTokenizer,
 };
+use work::{Limits, Work};
 
 use self::bpe::Bpe;
 use self::tokens::Words;
 use crate::artefact::{self, Form, SECTIONS, Section};
+use crate::flat::normalize::Normalizers;
 use crate::flat::tables::Meta;
 use crate::flat::{Added, AddedTokens, read_components, write_added};
-use crate::{LoadError, Tokenizer, read_json};
+use crate::{LoadError, Tokenizer, limits, read_json};
 
 /// An artefact that was built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +54,9 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
         true => Cow::Owned(parsed.to_string().into_bytes()),
         false => Cow::Borrowed(json),
     };
+    check_limits(&parsed)?;
     let library = read_json(&json)?;
+    limits::check(&library)?;
     try_out(&library)?;
     match flat(&parsed, has_runs, &library) {
         Ok(bytes) => Ok(Artefact { bytes, not_flat: None }),
@@ -65,15 +70,15 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
 
 /// The library's memory grows with the largest id. It takes several tokens with the same id, and keeps one of them, another
 /// one each time.
-fn check_ids(json: &serde_json::Value) -> Result<(), LoadError> {
+fn check_ids(json: &Value) -> Result<(), LoadError> {
     let refused = |why: String| Err(LoadError::Unsupported(why));
     let mut tokens: HashMap<u64, &str> = HashMap::new();
-    let vocab = json.pointer("/model/vocab").and_then(serde_json::Value::as_object);
+    let vocab = json.pointer("/model/vocab").and_then(Value::as_object);
     let vocab = vocab
         .into_iter()
         .flatten()
         .map(|(token, id)| (token.as_str(), id, true));
-    let added = json.get("added_tokens").and_then(serde_json::Value::as_array);
+    let added = json.get("added_tokens").and_then(Value::as_array);
     let added = added.into_iter().flatten();
     let added = added.filter_map(|added| Some((added.get("content")?.as_str()?, added.get("id")?, false)));
     for (token, id, is_once) in vocab.chain(added) {
@@ -91,6 +96,40 @@ fn check_ids(json: &serde_json::Value) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// What the library would take up memory and time for as it reads the file, and normalizes added tokens.
+fn check_limits(json: &Value) -> Result<(), LoadError> {
+    let field = |name: &str| json.get(name).cloned().unwrap_or_default();
+    let components = read_json(&components(field("normalizer"), field("pre_tokenizer")))?;
+    limits::check(&components)?;
+    for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        let affix = json.get("model").and_then(|model| model.get(name)?.as_str());
+        limits::check_affix(affix.unwrap_or_default().len())?;
+    }
+    let added = json.get("added_tokens").and_then(Value::as_array);
+    let added = added.into_iter().flatten();
+    let contents: Vec<&str> = added.filter_map(|added| added.get("content")?.as_str()).collect();
+    limits::check_added(contents.iter().map(|content| content.len()).sum())?;
+    let mut texts = contents.into_iter().chain([PROBE]);
+    texts.try_for_each(|text| check_normalized(&components, text).map_err(LoadError::Unsupported))
+}
+
+/// That normalizers, one after the other, do not make very much of a text.
+fn check_normalized(library: &PipelineTokenizer, text: &str) -> Result<(), String> {
+    const LIMITS: Limits = Limits {
+        base: 100_000,
+        per_byte: 1_000,
+    };
+    let normalizers = Normalizers::of(library.get_normalizers());
+    let normalized = normalizers.apply(text, 0, &Work::new(LIMITS, text.len()));
+    normalized.map(drop).map_err(|error| {
+        let start: String = text.chars().take(20).collect();
+        format!(
+            "normalizer: {start:?}... of {} bytes becomes very long: {error}",
+            text.len()
+        )
+    })
+}
+
 /// The largest id of a token; the largest vocabularies have some 300,000 tokens.
 const MAX_ID: f64 = 16_777_215.0;
 
@@ -99,14 +138,16 @@ const MAX_ID: f64 = 16_777_215.0;
 fn try_out(library: &PipelineTokenizer) -> Result<(), LoadError> {
     let result = library_ids(library, PROBE).map(drop);
     let mut tokens = (0..256).filter_map(|id| library.get_model().id_to_token(id));
-    let one_of_its_own = |token: String| library_ids(library, &token).is_ok_and(|ids| !ids.is_empty());
+    let one_of_its_own = |token: String| {
+        check_normalized(library, &token).is_ok() && library_ids(library, &token).is_ok_and(|ids| !ids.is_empty())
+    };
     result.or_else(|error| tokens.any(one_of_its_own).then_some(()).ok_or(error))
 }
 
 const PROBE: &str = "The quick brown fox's 12 jumps,  über\n\t 你好 👍🏽 e\u{301} <|x|>";
 
 /// The flat artefact, or why there is none.
-fn flat(json: &serde_json::Value, has_runs: bool, library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
+fn flat(json: &Value, has_runs: bool, library: &PipelineTokenizer) -> Result<Vec<u8>, String> {
     let field = |name: &str| json.get(name).cloned().unwrap_or_default();
     let added = added_tokens(library)?;
     let template = &library.get_post_processor().single;
@@ -157,7 +198,7 @@ fn flat(json: &serde_json::Value, has_runs: bool, library: &PipelineTokenizer) -
     Ok(bytes)
 }
 
-fn components(normalizer: serde_json::Value, pre_tokenizer: serde_json::Value) -> Vec<u8> {
+fn components(normalizer: Value, pre_tokenizer: Value) -> Vec<u8> {
     serde_json::json!({
         "version": "2.0",
         "normalizer": normalizer,
@@ -215,6 +256,7 @@ fn compare(flat: &Tokenizer, library: &PipelineTokenizer, texts: Vec<String>, ha
         if has_runs && text.contains("  ") {
             continue;
         }
+        check_normalized(library, &text)?;
         let mut ids = Vec::new();
         let ours = flat.encode_into(&text, true, &mut ids).ok().map(|()| ids);
         if ours != library_ids(library, &text).ok() {

@@ -29,11 +29,20 @@ impl<'a> Charsmap<'a> {
         Some(Self { trie, texts })
     }
 
-    /// `text` with all that is in the map replaced.
-    pub(super) fn apply<'t>(self, text: &'t str) -> Cow<'t, str> {
+    /// Length of the longest text that may take the place of another one.
+    pub(crate) fn longest_text(self) -> usize {
+        let texts = self.texts.split(|byte| *byte == 0);
+        texts.map(<[u8]>::len).max().unwrap_or_default()
+    }
+
+    /// `text` with all that is in the map replaced; `None` once that has more than `longest` bytes.
+    pub(super) fn apply<'t>(self, text: &'t str, longest: usize) -> Option<Cow<'t, str>> {
         let mut changed: Option<String> = None;
         let mut rest = text;
         while !rest.is_empty() {
+            if changed.as_ref().is_some_and(|changed| changed.len() > longest) {
+                return None;
+            }
             let (cluster, after) = rest.split_at(first_cluster(rest));
             let done = text.len().wrapping_sub(rest.len());
             let start = || text.get(..done).unwrap_or_default().to_owned();
@@ -52,7 +61,7 @@ impl<'a> Charsmap<'a> {
                 changed.push_str(cluster);
             }
         }
-        changed.map_or(Cow::Borrowed(text), Cow::Owned)
+        Some(changed.map_or(Cow::Borrowed(text), Cow::Owned))
     }
 
     #[inline]

@@ -1,11 +1,14 @@
 //! Words as inference engines cut them.
 //!
-//! The regexes of the 0.x line know the character classes of Unicode 16, the library's classifier those of Unicode 17.
-//! For Unicode 16 the characters that came with 17 are in no class.
+//! The library has the character classes of Unicode 17 for all its pre-tokenizers. In the 0.x line each has those of what it is
+//! written with: regexes know Unicode 16, for which the characters that came with 17 are in no class, punctuation is older
+//! still, and what is a number Rust says, by Unicode 17.
 
 use std::borrow::Cow;
 
 use tk_encode::pipeline::PipelinePreTokenizer;
+
+use crate::limits::pattern;
 
 /// First and last of the characters that Unicode 17 put into a class.
 const NEWER: &[(u32, u32)] = &[
@@ -106,9 +109,11 @@ const NOT_PUNCTUATION: &[(u32, u32)] = &[
 /// Characters of 2, 3 and 4 bytes that are in no class.
 const UNASSIGNED: [char; 3] = ['\u{378}', '\u{fdd0}', '\u{1fffe}'];
 
-/// Which characters the library's pre-tokenizers have in other classes than those of inference engines.
+/// Which characters a pre-tokenizer of the library has in other classes than those of inference engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Classes {
+    /// None.
+    Same,
     /// The newer ones.
     Newer,
     /// And some of punctuation.
@@ -117,10 +122,14 @@ pub(super) enum Classes {
 
 impl Classes {
     pub(super) fn of(pre_tokenizer: &PipelinePreTokenizer) -> Self {
-        let of_all = |all: &[PipelinePreTokenizer]| all.iter().any(|one| Self::of(one) == Self::Punctuation);
         match pre_tokenizer {
             PipelinePreTokenizer::Bert(_) | PipelinePreTokenizer::Punctuation(_) => Self::Punctuation,
-            PipelinePreTokenizer::Sequence(sequence) if of_all(sequence.pre_tokenizers()) => Self::Punctuation,
+            PipelinePreTokenizer::Digits(_)
+            | PipelinePreTokenizer::WhitespaceSplit(_)
+            | PipelinePreTokenizer::Delimiter(_)
+            | PipelinePreTokenizer::FixedLength(_)
+            | PipelinePreTokenizer::None => Self::Same,
+            _ if pattern(pre_tokenizer).is_some() => Self::Same,
             _ => Self::Newer,
         }
     }
@@ -128,6 +137,7 @@ impl Classes {
     /// A text to be cut into words in place of `text`: of the same length, with the same character boundaries.
     pub(super) fn as_classified(self, text: &str) -> Cow<'_, str> {
         match self {
+            Self::Same => Cow::Borrowed(text),
             Self::Newer if !may_have_newer(text.as_bytes()) => Cow::Borrowed(text),
             Self::Newer => replace(text, in_class_of_newer),
             Self::Punctuation if text.is_ascii() => Cow::Borrowed(text),
@@ -240,27 +250,6 @@ mod tests {
                 assert_eq!(classified.len(), text.len());
                 assert!(!classified.contains(is_newer));
             }
-        }
-    }
-
-    #[test]
-    fn punctuation_is_that_of_the_older_line() {
-        use tk_encode::pipeline::{PreTokenizer, PreTokenizerScratch};
-        use tk_encode::pre_tokenizers::bert::BertPreTokenizer;
-        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString};
-        for character in (0..=0x10_ffff).filter_map(char::from_u32) {
-            let text = format!("x{character}{character}x");
-            let (mut spans, classified) = (Vec::new(), Classes::Punctuation.as_classified(&text));
-            assert_eq!(classified.len(), text.len());
-            BertPreTokenizer
-                .pre_tokenize(&classified, &mut PreTokenizerScratch::default(), &mut spans)
-                .unwrap();
-            let ours = spans.iter().map(|span| &text[span.start as usize..span.end as usize]);
-            let mut theirs: PreTokenizedString = text.as_str().into();
-            let bert = tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-            tokenizers::PreTokenizer::pre_tokenize(&bert, &mut theirs).unwrap();
-            let theirs = theirs.get_splits(OffsetReferential::Original, OffsetType::Byte);
-            assert!(ours.eq(theirs.iter().map(|(word, _, _)| *word)), "{character:?}");
         }
     }
 }

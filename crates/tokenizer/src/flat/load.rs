@@ -3,16 +3,15 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use tk_encode::pipeline::{PipelineNormalizer, PipelinePreTokenizer, PipelineTokenizer};
+use tk_encode::pipeline::{PipelineNormalizer, PipelineTokenizer};
 
-use super::added::{AddedTokens, read_added};
-use super::classes::Classes;
+use super::added::{Added, AddedTokens, read_added};
 use super::cuts::Rules;
 use super::neighbours::Neighbours;
 use super::tables::{BAD, Meta};
 use super::{Flat, Model};
-use crate::LoadError;
 use crate::artefact::{SECTIONS, Section};
+use crate::{LoadError, limits};
 
 /// Longest components text, in bytes: a bound on what is parsed. Real ones take a few hundred.
 const MAX_COMPONENTS: usize = 64 << 10;
@@ -29,6 +28,7 @@ impl Flat {
         };
         let meta = Meta::read(section(Section::Meta))?;
         let added = read_added(section(Section::Added), meta.vocab_size)?;
+        limits::check_added(added.iter().map(|Added { token, .. }| token.content.len()).sum())?;
         let components = read_components(section(Section::Components))?;
         let prefix = read_ids(section(Section::Prefix), meta.vocab_size)?;
         let suffix = read_ids(section(Section::Suffix), meta.vocab_size)?;
@@ -36,7 +36,6 @@ impl Flat {
         let flat = Self {
             added: AddedTokens::new(&added).map_err(LoadError::Unsupported)?,
             rules,
-            classes: Classes::of(components.get_pre_tokenizer()),
             components,
             prefix,
             suffix,
@@ -53,10 +52,12 @@ impl Flat {
         match self.model() {
             Model::Bpe(tables) => tables.check()?,
             Model::Unigram(unigram) => unigram.check()?,
-            // Every id is looked at when it is found.
-            Model::WordPiece(_) => {}
+            Model::WordPiece(word_piece) => word_piece.check()?,
         }
         let needs_charsmap = self.components.get_normalizers().iter().any(is_charsmap);
+        if needs_charsmap {
+            limits::check_charsmap(self.section(Section::Charsmap))?;
+        }
         (Neighbours::read(self.section(Section::Neighbours)).is_some()
             && self.normalizers().charsmap.is_some() == needs_charsmap)
             .then_some(())
@@ -66,6 +67,7 @@ impl Flat {
 
 fn read_ids(bytes: &[u8], vocab_size: u32) -> Result<Vec<u32>, LoadError> {
     let (ids, rest) = bytes.as_chunks();
+    limits::check_around(ids.len())?;
     let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
     (rest.is_empty() && ids.iter().all(|id| *id < vocab_size))
         .then_some(ids)
@@ -83,13 +85,7 @@ pub(crate) fn read_components(json: &[u8]) -> Result<PipelineTokenizer, LoadErro
     if maps().count() > 1 || maps().any(|map| !is_placeholder(map)) {
         return Err(LoadError::Damaged("a character map among the normalizers"));
     }
-    if let PipelinePreTokenizer::Sequence(sequence) = components.get_pre_tokenizer()
-        && sequence.pre_tokenizers().len() > 16
-    {
-        return Err(LoadError::Unsupported(
-            "more than 16 pre-tokenizers in a row".to_owned(),
-        ));
-    }
+    limits::check(&components)?;
     Ok(components)
 }
 

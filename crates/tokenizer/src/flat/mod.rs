@@ -18,11 +18,12 @@ pub(crate) mod normalize;
 pub(crate) mod tables;
 pub(crate) mod unigram;
 mod word_piece;
+mod words;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use tk_encode::pipeline::{PipelineTokenizer, PreTokenizer, PreTokenizerScratch, Span};
+use tk_encode::pipeline::{PipelineTokenizer, Span};
 
 pub(crate) use self::added::{Added, AddedTokens, write_added};
 pub(crate) use self::load::{CHARSMAP_PLACEHOLDER, read_components};
@@ -30,7 +31,6 @@ pub(crate) use self::load::{CHARSMAP_PLACEHOLDER, read_components};
 use self::added::Segment;
 use self::cache::{Key, WordCache};
 use self::charsmap::Charsmap;
-use self::classes::Classes;
 use self::cuts::{Cuts, Rules};
 use self::double_array::DoubleArray;
 use self::merge::Merger;
@@ -39,6 +39,7 @@ use self::normalize::Normalizers;
 use self::tables::{Kind, Meta, Tables};
 use self::unigram::{Lattice, Unigram};
 use self::word_piece::WordPiece;
+use self::words::Words;
 use crate::EncodeError;
 use crate::artefact::{SECTIONS, Section};
 use work::Work;
@@ -69,7 +70,6 @@ pub(crate) struct Flat {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     rules: Rules,
-    classes: Classes,
     /// One for each thread that is or was encoding.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -80,8 +80,7 @@ struct Scratch {
     cache: WordCache,
     merger: Merger,
     lattice: Lattice,
-    pre_tokenizer: PreTokenizerScratch,
-    words: Vec<Span>,
+    words: Words,
 }
 
 impl Flat {
@@ -168,7 +167,11 @@ impl Flat {
             let normalized = normalizers.apply(chunk, offset, work)?;
             for segment in self.added.normalized.segments(&normalized) {
                 match segment {
-                    Segment::Token(id) => ids.push(id),
+                    Segment::Token(id) => {
+                        // And the text before it.
+                        work.take(2, SEGMENT)?;
+                        ids.push(id);
+                    }
                     Segment::Text(range) => {
                         let offset = offset.wrapping_add(range.start);
                         let chunk = normalized.get(range).unwrap_or_default();
@@ -189,20 +192,14 @@ impl Flat {
         work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        if u32::try_from(text.len()).is_err() {
-            return Err(EncodeError::TooLong { len: text.len() });
-        }
-        scratch.words.clear();
-        self.components
-            .get_pre_tokenizer()
-            .pre_tokenize(
-                &self.classes.as_classified(text),
-                &mut scratch.pre_tokenizer,
-                &mut scratch.words,
-            )
-            .map_err(failed)?;
         let neighbours = Neighbours::read(self.section(Section::Neighbours)).unwrap_or_default();
-        scratch.encode_words(&self.model(), neighbours, text, work, ids)
+        let pre_tokenizer = self.components.get_pre_tokenizer();
+        let mut words = std::mem::take(&mut scratch.words);
+        let encoded = words
+            .cut(text, pre_tokenizer, work)
+            .and_then(|words| scratch.encode_words(&self.model(), neighbours, text, words, work, ids));
+        scratch.words = words;
+        encoded
     }
 
     fn model(&self) -> Model<'_> {
@@ -258,12 +255,12 @@ impl Scratch {
         model: &Model<'_>,
         neighbours: Neighbours<'_>,
         text: &str,
+        words: &[Span],
         work: &Work,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
-        ids.reserve(self.words.len());
-        let words = std::mem::take(&mut self.words);
-        let encoded = words.iter().try_for_each(|span| {
+        ids.reserve(words.len());
+        words.iter().try_for_each(|span| {
             let word = span.start as usize..span.end as usize;
             if word.len() <= cache::SHORT || !neighbours.are_known() {
                 return self.encode_word(model, text, word, work, ids);
@@ -274,9 +271,7 @@ impl Scratch {
                 let piece = start.wrapping_add(piece.start)..start.wrapping_add(piece.end);
                 self.encode_word(model, text, piece, work, ids)
             })
-        });
-        self.words = words;
-        encoded
+        })
     }
 
     /// Appends the ids of a word, or of a piece of one.
@@ -331,10 +326,7 @@ impl Scratch {
     fn shrink(&mut self) {
         self.merger.shrink(KEPT_SYMBOLS);
         self.lattice.shrink(KEPT_SYMBOLS);
-        if self.words.capacity() > KEPT_WORDS {
-            self.words = Vec::new();
-            self.pre_tokenizer = PreTokenizerScratch::default();
-        }
+        self.words.shrink(KEPT_WORDS);
     }
 }
 

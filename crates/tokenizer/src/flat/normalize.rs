@@ -13,7 +13,7 @@ use work::Work;
 
 use super::charsmap::Charsmap;
 use super::{bert, failed};
-use crate::EncodeError;
+use crate::{EncodeError, MAX_TEXT_BYTES};
 
 /// First and last of the characters that Unicode 17 treats specially in normalization and Unicode 9 does not.
 const NEWER: &[(u32, u32)] = &[
@@ -114,6 +114,8 @@ const MARKED: u64 = 4;
 /// What a byte costs that BERT's normalizer looks at, and one beyond ASCII besides.
 const CLEANED: u64 = 5;
 const CLEANED_BEYOND_ASCII: u64 = 12;
+/// What a byte costs that normalizers add to a text, once that has become twice as long: most of what makes the others' price.
+const ADDED: u64 = super::TEXT_BYTE;
 
 /// Texts are brought to a Unicode form in pieces of about so many bytes, as most are in that form already: what is not
 /// takes several times as long.
@@ -121,22 +123,35 @@ const PIECE: usize = if cfg!(test) { 5 } else { 256 };
 
 /// The normalizers of a tokenizer.
 #[derive(Clone, Copy)]
-pub(super) struct Normalizers<'n> {
-    pub(super) all: &'n [PipelineNormalizer],
+pub(crate) struct Normalizers<'n> {
+    pub(crate) all: &'n [PipelineNormalizer],
     /// What stands for a precompiled character map in `all`.
-    pub(super) charsmap: Option<Charsmap<'n>>,
+    pub(crate) charsmap: Option<Charsmap<'n>>,
     /// See [`super::tables::Meta::RUNS_OF_SPACES`].
-    pub(super) runs_of_spaces: bool,
+    pub(crate) runs_of_spaces: bool,
 }
 
-impl Normalizers<'_> {
+impl<'n> Normalizers<'n> {
+    /// The library's, as it read them.
+    pub(crate) fn of(all: &'n [PipelineNormalizer]) -> Self {
+        let charsmap = all.iter().find_map(|normalizer| match normalizer {
+            PipelineNormalizer::Precompiled(map) => map.charsmap(),
+            _ => None,
+        });
+        Self {
+            all,
+            charsmap: charsmap.and_then(Charsmap::read),
+            runs_of_spaces: false,
+        }
+    }
+
     /// `text` after all of them but for [`Normalizers::mark_spaces`]. `offset` is its place in the whole text, in bytes.
-    pub(super) fn apply<'t>(self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
-        let mut current = Cow::Borrowed(text);
+    pub(crate) fn apply<'t>(self, text: &'t str, offset: usize, work: &Work) -> Result<Cow<'t, str>, EncodeError> {
+        let (mut current, free) = (Cow::Borrowed(text), text.len().saturating_mul(2));
         for normalizer in self.split().0 {
             current = match current {
-                Cow::Borrowed(text) => self.one(normalizer, text, offset, work)?,
-                Cow::Owned(text) => Cow::Owned(self.one(normalizer, &text, offset, work)?.into_owned()),
+                Cow::Borrowed(text) => self.one(normalizer, text, offset, free, work)?,
+                Cow::Owned(text) => Cow::Owned(self.one(normalizer, &text, offset, free, work)?.into_owned()),
             };
         }
         Ok(current)
@@ -144,14 +159,14 @@ impl Normalizers<'_> {
 
     /// A normalized `text` without added tokens with its spaces marked, where `tokenizer.json` has a pre-tokenizer
     /// (`Metaspace`) that does so. The library sees a normalizer in it, and looks for added tokens behind it.
-    pub(super) fn mark_spaces<'t>(
+    pub(crate) fn mark_spaces<'t>(
         self,
         text: &'t str,
         offset: usize,
         work: &Work,
     ) -> Result<Cow<'t, str>, EncodeError> {
         match self.split().1 {
-            Some(marker) => self.one(marker, text, offset, work),
+            Some(marker) => self.one(marker, text, offset, text.len().saturating_mul(2), work),
             None => Ok(Cow::Borrowed(text)),
         }
     }
@@ -164,8 +179,26 @@ impl Normalizers<'_> {
         }
     }
 
-    #[inline(never)]
+    /// `text` after one of them. Up to a length of `free`, what it writes costs nothing.
     fn one<'t>(
+        &self,
+        normalizer: &PipelineNormalizer,
+        text: &'t str,
+        offset: usize,
+        free: usize,
+        work: &Work,
+    ) -> Result<Cow<'t, str>, EncodeError> {
+        let normalized = self.normalize(normalizer, text, offset, work)?;
+        work.take(normalized.len().saturating_sub(text.len().max(free)), ADDED)?;
+        match normalized.len() > MAX_TEXT_BYTES {
+            true => Err(EncodeError::TooLong { len: normalized.len() }),
+            false => Ok(normalized),
+        }
+    }
+
+    /// What may write much looks at [`longest`] as it does so.
+    #[inline(never)]
+    fn normalize<'t>(
         &self,
         normalizer: &PipelineNormalizer,
         text: &'t str,
@@ -183,7 +216,7 @@ impl Normalizers<'_> {
             (PipelineNormalizer::Precompiled(_), Some(charsmap)) => {
                 work.take(text.len(), MAPPED)?;
                 work.take(beyond_ascii(text), MAPPED_BEYOND_ASCII)?;
-                Ok(charsmap.apply(text))
+                Ok(charsmap.apply(text, longest(text, work)).ok_or(work::Exhausted)?)
             }
             (PipelineNormalizer::Metaspace(_), _) => {
                 work.take(text.len(), MARKED)?;
@@ -198,17 +231,53 @@ impl Normalizers<'_> {
                 work.take(beyond_ascii(text), CLEANED_BEYOND_ASCII)?;
                 bert::normalize(*bert, text, work).map(Cow::Owned)
             }
-            // A replacement is as good as free.
-            (PipelineNormalizer::Replace(replace), _) if self.runs_of_spaces && is_two_spaces(replace) => {
-                Ok(replace_runs_of_spaces(text, &replace.content))
+            (PipelineNormalizer::Replace(replace), _) => {
+                check_replaced(replace, text, work)?;
+                match self.runs_of_spaces && is_two_spaces(replace) {
+                    true => Ok(replace_runs_of_spaces(text, &replace.content)),
+                    false => normalizer.normalize(text, offset).map_err(failed),
+                }
             }
-            (PipelineNormalizer::Replace(_), _) => normalizer.normalize(text, offset).map_err(failed),
+            (PipelineNormalizer::Prepend(_) | PipelineNormalizer::Strip(_), _) => {
+                normalizer.normalize(text, offset).map_err(failed)
+            }
             _ => {
                 // Of the library's own kinds the slowest costs what a Unicode form does.
+                work.take(text.len(), CLEANED)?;
                 work.take(beyond_ascii(text), NORMALIZED)?;
                 normalizer.normalize(text, offset).map_err(failed)
             }
         }
+    }
+}
+
+/// How long a text may become at most by one of them.
+fn longest(text: &str, work: &Work) -> usize {
+    let affordable = usize::try_from(work.left() / ADDED).unwrap_or(usize::MAX);
+    let free = text.len().saturating_mul(2);
+    free.saturating_add(affordable).min(MAX_TEXT_BYTES)
+}
+
+/// What a byte costs in which a text is looked for: as good as nothing, but at worst a look for each byte of it.
+pub(crate) fn price_of_search(pattern: &str) -> u64 {
+    pattern.len().saturating_sub(1) as u64
+}
+
+/// That there is work left to look for what is replaced, and for what is written in its place.
+fn check_replaced(replace: &Replace, text: &str, work: &Work) -> Result<(), work::Exhausted> {
+    let (ReplacePattern::String(pattern) | ReplacePattern::Regex(pattern)) = replace.pattern();
+    work.take(text.len(), price_of_search(pattern))?;
+    let written = |times: usize| times.saturating_mul(replace.content.len());
+    let longest = longest(text, work);
+    let most = text.len().checked_div(pattern.len()).map_or(0, written);
+    if most <= longest {
+        return Ok(());
+    }
+    let places = text.as_bytes().windows(pattern.len().max(1));
+    let found = places.filter(|place| *place == pattern.as_bytes()).count();
+    match written(found) <= longest {
+        true => Ok(()),
+        false => Err(work::Exhausted),
     }
 }
 
@@ -242,8 +311,11 @@ pub(super) fn to_unicode_form<'a>(
     work.take(beyond_ascii(text), LOOKED_AT)?;
     // What stands before `rest`, once something of it has changed.
     let mut changed: Option<String> = None;
-    let mut rest = text;
+    let (mut rest, longest) = (text, longest(text, work));
     while !rest.is_empty() {
+        if changed.as_ref().is_some_and(|changed| changed.len() > longest) {
+            return Err(work::Exhausted.into());
+        }
         let (piece, after) = rest.split_at(end_of_piece(rest));
         let done = text.len().wrapping_sub(rest.len());
         match (piece_in_form(normalizer, piece, work)?, &mut changed) {

@@ -2,8 +2,9 @@
 //! on (`models/wordpiece` of `tokenizers` 0.23). And WordLevel models, whose tokens are words.
 
 use super::double_array::{DoubleArray, Node};
-use super::tables::{Kind, Meta, NO_SYMBOL};
-use crate::EncodeError;
+use super::tables::{BAD, Kind, Meta, NO_SYMBOL};
+use crate::limits::MAX_TEXT;
+use crate::{EncodeError, LoadError};
 use work::Work;
 
 /// What a byte costs that is looked at, in nanoseconds (see [`work`]).
@@ -20,6 +21,11 @@ pub(super) struct WordPiece<'a> {
 }
 
 impl WordPiece<'_> {
+    /// That there is a limit to what each word begins with. Ids are looked at when they are found.
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        (self.continuation.len() <= MAX_TEXT).then_some(()).ok_or(BAD)
+    }
+
     /// Appends the ids of a word. One that is too long or cannot be split has the unknown one.
     pub(super) fn encode(&self, word: &str, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         let before = ids.len();
@@ -48,6 +54,7 @@ impl WordPiece<'_> {
         if word.chars().count() > self.meta.longest_word as usize {
             return Ok(false);
         }
+        work.take(self.continuation.len(), STEP)?;
         let root = self.tokens.root();
         let continuation = self.tokens.walk(root, self.continuation);
         let (mut start, mut rest) = (Some(root), word.as_bytes());
