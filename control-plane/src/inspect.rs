@@ -103,7 +103,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
         template.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
     let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
-    let salt = body.cache_salt().map(str::to_owned);
+    let salt = body.cache_namespace(*frontend, None).map(str::to_owned);
     let tokens = prompt_tokens(&model, &body)?;
     let namespace = cache_namespace.as_deref().or(salt.as_deref());
     report(tokens, *block_size, lora.as_deref(), namespace)

@@ -12,6 +12,9 @@ pub const DYNAMO_WORKER: [&str; 2] = ["x-dynamo-worker-instance-id", "x-worker-i
 /// Which of its ranks, likewise; besides [`DATA_PARALLEL_RANK`], which the newer ones read last.
 pub const DYNAMO_RANK: [&str; 2] = ["x-dynamo-dp-rank", "x-dp-rank"];
 
+/// Whose request it is, in Dynamo: its blocks are apart from others'.
+pub const TENANT: &str = "x-tenant-id";
+
 /// Everything that steers a request behind the gateway, so that nobody but the gateway may say it: the endpoint picker
 /// protocol's headers, and the routing headers of Dynamo 1.6.1 with the aliases that its frontend reads
 /// (`lib/llm/src/protocols/common/extensions.rs`).
@@ -45,6 +48,15 @@ impl RequestHeaders {
     pub fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(known, _)| known == name)?;
         std::str::from_utf8(value).ok()
+    }
+
+    /// The tenant as Dynamo 1.6.1 reads it: of the values of [`TENANT`] the last one that is not blank, without the blanks around
+    /// it; a value with anything but ASCII counts as none.
+    pub fn tenant(&self) -> Option<&str> {
+        let is_text = |value: &[u8]| value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+        let values = self.0.iter().rev().filter(|(name, _)| name == TENANT);
+        let texts = values.filter_map(|(_, value)| std::str::from_utf8(value).ok().filter(|_| is_text(value)));
+        texts.map(str::trim).find(|tenant| !tenant.is_empty())
     }
 
     /// Those of [`FORGEABLE`] that are there.
@@ -88,6 +100,24 @@ mod tests {
         assert_eq!(headers.forged().collect::<Vec<_>>(), [DESTINATION, "x-dp-rank"]);
         let values = [":method", "x-dp-rank", DESTINATION, "x"].map(|name| headers.get(name));
         assert_eq!(values, [Some("POST"), Some("1"), None, None]);
+    }
+
+    #[test]
+    fn the_tenant_is_the_last_one_that_is_named() {
+        let tenant = |values: &[&[u8]]| {
+            let header = |value: &&[u8]| (TENANT.to_owned(), value.to_vec());
+            let headers = RequestHeaders(values.iter().map(header).collect());
+            headers.tenant().map(str::to_owned)
+        };
+        // As Dynamo's own frontend answered, with these headers, by the hashes that it made.
+        assert_eq!(tenant(&[]), None);
+        assert_eq!(tenant(&[b"a", b"b"]).as_deref(), Some("b"));
+        assert_eq!(tenant(&[b"a", b""]).as_deref(), Some("a"));
+        assert_eq!(tenant(&[b" a ", b"  "]).as_deref(), Some("a"));
+        assert_eq!(tenant(&[b"a\tb"]).as_deref(), Some("a\tb"));
+        assert_eq!(tenant(&["müller".as_bytes()]), None);
+        assert_eq!(tenant(&[b"a", "müller".as_bytes()]).as_deref(), Some("a"));
+        assert_eq!(tenant(&[b"m\xfcller"]), None);
     }
 
     #[test]

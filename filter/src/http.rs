@@ -30,7 +30,13 @@ enum Phase {
     /// Nothing to do with us, or over.
     Idle,
     /// The headers are held until the body is there.
-    Holding { shape: Shape, held: usize },
+    Holding {
+        shape: Shape,
+        /// Bytes of it that are there.
+        held: usize,
+        /// See [`RequestHeaders::tenant`].
+        tenant: Option<String>,
+    },
     /// Decided, and booked.
     InFlight(Flight),
 }
@@ -43,6 +49,15 @@ impl Request {
             phase: Phase::Idle,
             usage: None,
         }
+    }
+
+    /// Decides, now that all of a held body is there.
+    fn decide_on_body(&mut self) -> Action {
+        let Phase::Holding { shape, held, tenant } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return Action::Continue;
+        };
+        let body = host::request_body(held);
+        self.decide(shape, seen(&body, tenant.as_deref()))
     }
 
     /// Decides on what is there of the request, and lets it go.
@@ -66,8 +81,8 @@ impl Request {
             return Action::Pause;
         }
         name_worker(state, &routed);
-        if let (Seen::Body(sent), Some(body)) = (seen, routed.body.take()) {
-            send_instead(state, sent.len(), &body);
+        if let (Seen::Body { bytes, .. }, Some(body)) = (seen, routed.body.take()) {
+            send_instead(state, bytes.len(), &body);
         }
         if let Some(flight) = Flight::start(state, routed) {
             self.phase = Phase::InFlight(flight);
@@ -122,12 +137,13 @@ impl HttpContext for Request {
             let reason = "body_too_large";
             return self.decide(shape, Seen::Nothing { reason, bytes });
         }
-        self.phase = Phase::Holding { shape, held: 0 };
+        let tenant = headers.tenant().map(str::to_owned);
+        self.phase = Phase::Holding { shape, held: 0, tenant };
         Action::Pause
     }
 
     fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
-        let Phase::Holding { shape, held } = &mut self.phase else {
+        let Phase::Holding { shape, held, .. } = &mut self.phase else {
             return Action::Continue;
         };
         // While a body is held, each callback is told the size of all that is held.
@@ -140,17 +156,12 @@ impl HttpContext for Request {
         if !end_of_stream {
             return Action::Pause;
         }
-        let body = host::request_body(body_size);
-        self.decide(shape, seen(&body))
+        self.decide_on_body()
     }
 
     /// Trailers end a body too.
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        let Phase::Holding { shape, held } = self.phase else {
-            return Action::Continue;
-        };
-        let body = host::request_body(held);
-        self.decide(shape, seen(&body))
+        self.decide_on_body()
     }
 
     fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
@@ -212,12 +223,12 @@ fn sign(state: &mut State, now: router_core::Millis) {
     state.metrics.add("vms.cleared", signs.cleared);
 }
 
-fn seen(body: &[u8]) -> Seen<'_> {
-    if body.is_empty() {
+fn seen<'a>(bytes: &'a [u8], tenant: Option<&'a str>) -> Seen<'a> {
+    if bytes.is_empty() {
         let reason = "empty_body";
         return Seen::Nothing { reason, bytes: 0 };
     }
-    Seen::Body(body)
+    Seen::Body { bytes, tenant }
 }
 
 /// The shape of a request that is to be routed.

@@ -7,7 +7,7 @@ use crate::state::State;
 use memory::Memory;
 use prompt::token_data::Splice;
 use prompt::{Body, Shape};
-use reading::{Blocks, Extent, Reading, Recall, guess, understand};
+use reading::{Blocks, Extent, Reading, Recall, Whose, guess, understand};
 use router_core::Millis;
 use router_core::fleet::Pool;
 use router_core::hash::SequenceHash;
@@ -21,7 +21,12 @@ use work::{Limits, Work};
 #[derive(Clone, Copy, Debug)]
 pub enum Seen<'a> {
     /// Its whole body.
-    Body(&'a [u8]),
+    Body {
+        /// As the client sent it.
+        bytes: &'a [u8],
+        /// Whose request it is, where workers ask for that.
+        tenant: Option<&'a str>,
+    },
     /// Not its body, for a reason.
     Nothing {
         /// As a metric label.
@@ -94,7 +99,7 @@ pub fn route(state: &mut State, shape: Shape, seen: Seen<'_>) -> Routed {
     };
     let decision = state.router.decide(&pool, prompt, &loads, now, seed);
     let body = match seen {
-        Seen::Body(body) if reading.inject_tokens => new_body(body, &reading.known),
+        Seen::Body { bytes, .. } if reading.inject_tokens => new_body(bytes, &reading.known),
         _ => None,
     };
     let is_whole = matches!(extent, Some(Extent::Prompt | Extent::PromptWithMedia));
@@ -166,12 +171,12 @@ impl<'s> Knowledge<'s> {
         if router.pools().next().is_none() {
             return Err("no_fleet");
         }
-        let body = match seen {
+        let (body, tenant) = match seen {
             Seen::Nothing { reason, bytes } => {
                 let pool = only_pool(router, reason)?;
                 return Ok((pool, guess(pool, reason, bytes)));
             }
-            Seen::Body(body) => body,
+            Seen::Body { bytes, tenant } => (bytes, tenant),
         };
         let bytes = body.len() as u64;
         if body.len() > self.max_prompt_bytes {
@@ -193,7 +198,8 @@ impl<'s> Knowledge<'s> {
             // Workers that want the token ids want them also where load decides.
             Err(reason) if !pool.inject_tokens => guess(pool, reason, bytes),
             _ => {
-                let understood = understand(self.artefacts, memory, pool, lora, &body, &work, now);
+                let whose = Whose { lora, tenant };
+                let understood = understand(self.artefacts, memory, pool, whose, &body, &work, now);
                 understood.unwrap_or_else(|reason| guess(pool, reason, bytes))
             }
         };

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use testbed::{Client, EtcdApi, MODEL, Process, eventually, model_dir, workspace_root};
 
@@ -207,6 +207,25 @@ impl Dynamo {
         .await
         .with_context(|| process.tail(20))?;
         Ok((process, id))
+    }
+
+    /// Where publishers of `topic` publish, as files tell.
+    ///
+    /// # Errors
+    /// When discovery cannot be read.
+    pub fn event_channels(&self, topic: &str) -> Result<Vec<String>> {
+        let Discovery::Files(dir) = &self.discovery else {
+            bail!("not in files");
+        };
+        let mut channels = Vec::new();
+        for file in fs::read_dir(dir.join("v1/event_channels"))? {
+            let record: Value = serde_json::from_slice(&fs::read(file?.path())?)?;
+            if record["topic"] == topic {
+                let endpoint = record["transport"]["config"]["endpoint"].as_str();
+                channels.push(endpoint.context("endpoint")?.to_owned());
+            }
+        }
+        Ok(channels)
     }
 
     fn spawn_module(&self, name: &str, module: &str, args: &[&str]) -> Result<Process> {

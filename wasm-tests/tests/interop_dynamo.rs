@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use testbed::{
     Client, ControlPlaneOptions, Engine, EngineOptions, EnvoyOptions, MODEL, Mode, Testbed, eventually, workspace_root,
 };
-use tokio::task::JoinHandle;
 use wasm_tests::dynamo::{Dynamo, Frontend};
 use wasm_tests::known::is_believed;
 use wasm_tests::state::{Decisions, Status, Truth};
@@ -100,72 +99,6 @@ async fn workers_come_and_go_and_requests_reach_the_one_that_has_the_prompt() ->
             assert_eq!(would_choose(&client, &oracle, prompt).await?, worker);
         }
         Ok(())
-    })
-    .await;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs Dynamo: scripts/setup interop"]
-async fn what_workers_and_routers_say_of_load_is_shown() -> Result<()> {
-    let dir = workspace_root().join(format!("target/testbed/dynamo-load-{}", std::process::id()));
-    // Routers tell one another what they have in flight.
-    let dynamo = Dynamo::new(&dir)?.with_env("DYN_ROUTER_REPLICA_SYNC", "true");
-    let router = dynamo.frontend("router", "kv")?;
-    // As slow as a real one.
-    let (_process, _worker) = dynamo.new_worker("slow", &["--speedup-ratio", "1"]).await?;
-    router.serves().await?;
-    let discovery = json!({"dynamo": dynamo.pool_discovery(&router.address)});
-    let bed = Testbed::builder("interop-load")
-        .control_plane(
-            ControlPlaneOptions::default()
-                .set("/pools/0/workers", Value::Null)
-                .set("/pools/0/block_size", 16)
-                .set("/pools/0/parity/mode", "off")
-                .set("/pools/0/discovery", discovery),
-        )
-        .start()
-        .await?;
-    run(bed, async |bed| {
-        let load_becomes = async |what: &str, keys: [(&str, std::ops::Range<u64>); 4]| -> Result<()> {
-            let url = bed.control_plane()?.url("/v1/status");
-            eventually(what, || async {
-                let status = bed.client.get_json(&url).await?;
-                let load = &status["pools"][0]["ranks"][0]["load"];
-                let is_so = |(key, range): &(&str, std::ops::Range<u64>)| {
-                    load[key].as_u64().is_some_and(|value| range.contains(&value))
-                };
-                ensure!(keys.iter().all(is_so), "{load}");
-                Ok(Some(()))
-            })
-            .await
-        };
-        let url = router.url("/v1/completions");
-        let send: JoinHandle<Result<()>> = tokio::spawn(async move {
-            let request = json!({"model": MODEL, "max_tokens": 300, "ignore_eos": true, "prompt": prompt("beacon")});
-            // Again and again, as what was said before anybody listened is not said again.
-            let client = Client::new();
-            loop {
-                let answer = client.post_json(&url, &request).await?;
-                ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
-            }
-        });
-        let some = 1..u64::MAX;
-        let busy = [
-            ("kv_used_blocks", some.clone()),
-            ("running_requests", some.clone()),
-            ("queued_requests", 0..1),
-            ("dynamo_routers_requests", some),
-        ];
-        load_becomes("a request that is told of", busy).await?;
-        send.abort();
-        let idle = [
-            ("running_requests", 0..1),
-            ("queued_requests", 0..1),
-            ("dynamo_routers_requests", 0..1),
-            ("dynamo_routers_prefill_tokens", 0..1),
-        ];
-        load_becomes("its end", idle).await
     })
     .await;
     Ok(())

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use anyhow::{Context, Result, ensure};
+use http::HeaderValue;
 use serde_json::{Value, json};
 use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, MODEL, Mode, Request, Streaming, Testbed};
 use wasm_tests::prompts::{chat, completion, endless, message, question, streaming, words};
@@ -36,6 +37,51 @@ async fn requests_go_where_their_prefix_is() -> Result<()> {
         conversation(bed).await
     })
     .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_are_worlds_of_their_own_where_dynamos_frontend_is_asked() -> Result<()> {
+    // The engine separates by what the body says: it is told there what the header says, or something else.
+    for (frontend, expected) in [("dynamo", [true, false, true]), ("vllm", [true, true, true])] {
+        let bed = Testbed::builder(&format!("tenants-{frontend}"))
+            .engines(1, EngineOptions::default())
+            .control_plane(
+                ControlPlaneOptions::default()
+                    .set("/pools/0/prompts/frontend", frontend)
+                    .set("/pools/0/parity/mode", "off"),
+            )
+            .envoy(EnvoyOptions::new(Mode::Warmpath).plugin("usage_sample", 1.0))
+            .start()
+            .await?;
+        run(bed, async |bed| {
+            synced(bed).await?;
+            let send = async |tenants: &[&'static str]| -> Result<bool> {
+                let mut body = completion(words(7, 200));
+                body["cache_salt"] = "a".into();
+                let mut request = Request::json(&gateway(bed)?.url("/v1/completions"), &body);
+                for tenant in tenants {
+                    request.headers.append("x-tenant-id", HeaderValue::from_static(tenant));
+                }
+                let before = Truth::read(gateway(bed)?).await?;
+                let answer = bed.client.send(request).await?;
+                ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+                settled(bed).await?;
+                let truth = Truth::read(gateway(bed)?).await?.since(before);
+                ensure!(truth.responses == 1, "{truth:?}");
+                Ok(truth.predicted_tokens > 0)
+            };
+            assert!(!send(&["a"]).await?, "nothing is cached yet");
+            let found = [
+                send(&["b", " a ", ""]).await?,
+                send(&["a", "b"]).await?,
+                send(&["  "]).await?,
+            ];
+            assert_eq!(found, expected, "{frontend}");
+            Ok(())
+        })
+        .await;
+    }
     Ok(())
 }
 

@@ -202,11 +202,24 @@ impl<'a> Body<'a> {
         self.model.as_deref()
     }
 
-    /// What separates this request's cache blocks from others' equal ones: `nvext.cache_salt`, else `cache_salt`; an
-    /// empty one counts as absent. (Dynamo puts a tenant header before both; headers are the caller's.)
-    pub fn cache_salt<'s>(&'s self) -> Option<&'s str> {
+    /// The cache namespace, which separates this request's blocks from others' equal ones; an empty one counts as absent.
+    /// `tenant` is the request's header `x-tenant-id`.
+    ///
+    /// vLLM takes `cache_salt`. Dynamo 1.6.1 takes the header before `nvext.cache_salt`, and that before `cache_salt`, which
+    /// it knows in chats and text completions only.
+    pub fn cache_namespace<'s>(&'s self, frontend: Frontend, tenant: Option<&'s str>) -> Option<&'s str> {
         let salt = |object: &'s Json<'a>| object.get("cache_salt")?.as_str().filter(|salt| !salt.is_empty());
-        self.fields.get("nvext").and_then(salt).or_else(|| salt(&self.fields))
+        let own = || salt(&self.fields);
+        match frontend {
+            Frontend::Vllm => own(),
+            Frontend::Dynamo => {
+                let has_own = !matches!(self.shape, Shape::Messages | Shape::Responses);
+                tenant
+                    .filter(|tenant| !tenant.is_empty())
+                    .or_else(|| self.fields.get("nvext").and_then(salt))
+                    .or_else(|| own().filter(|_| has_own))
+            }
+        }
     }
 
     /// Whether the answer is to be streamed.

@@ -1,6 +1,6 @@
 //! Request bodies: what is read, what is refused and why.
 
-use prompt::{Body, BodyError, ChatTemplate, ModelText, Prompt, PromptError, Shape};
+use prompt::{Body, BodyError, ChatTemplate, Frontend, ModelText, Prompt, PromptError, Shape};
 use proptest::prelude::*;
 
 fn compile(source: &str) -> ChatTemplate {
@@ -69,33 +69,62 @@ fn paths() {
 fn fields() {
     let body =
         br#"{"model":"a","model":"b\u00e9","stream":true,"max_tokens":5,"max_completion_tokens":7,"messages":[{}],
-        "nvext":{"cache_salt":""},"cache_salt":"s","ignored":[{"deep":[1e999999]}]}"#;
+        "ignored":[{"deep":[1e999999]}]}"#;
     let body = Body::read(Shape::Chat, body).unwrap();
     assert_eq!(
-        (
-            body.model(),
-            body.stream(),
-            body.max_tokens(),
-            body.cache_salt(),
-            body.is_batch()
-        ),
-        (Some("bé"), true, Some(7), Some("s"), false)
+        (body.model(), body.stream(), body.max_tokens(), body.is_batch()),
+        (Some("bé"), true, Some(7), false)
     );
-    let body = Body::read(
-        Shape::Completions,
-        br#"{"prompt":["a","b"],"nvext":{"cache_salt":"n"},"cache_salt":"s","max_tokens":-1}"#,
-    );
+    let body = Body::read(Shape::Completions, br#"{"prompt":["a","b"],"max_tokens":-1}"#);
     let body = body.unwrap();
     assert_eq!(
-        (
-            body.model(),
-            body.stream(),
-            body.max_tokens(),
-            body.cache_salt(),
-            body.is_batch()
-        ),
-        (None, false, None, Some("n"), true)
+        (body.model(), body.stream(), body.max_tokens(), body.is_batch()),
+        (None, false, None, true)
     );
+}
+
+#[test]
+fn namespaces_of_the_cache_are_told_as_each_frontend_takes_them() {
+    use Frontend::{Dynamo, Vllm};
+    let both = r#""nvext":{"cache_salt":"n"},"cache_salt":"s""#;
+    let own = r#""nvext":{"cache_salt":""},"cache_salt":"s""#;
+    for (shape, fields, tenant, expected) in [
+        (Shape::Chat, "\"x\":1", None, [None, None]),
+        (Shape::Chat, "\"x\":1", Some("t"), [None, Some("t")]),
+        (Shape::Chat, both, Some("t"), [Some("s"), Some("t")]),
+        (Shape::Chat, both, Some(""), [Some("s"), Some("n")]),
+        (Shape::Completions, both, None, [Some("s"), Some("n")]),
+        (Shape::Completions, own, None, [Some("s"), Some("s")]),
+        (Shape::Chat, own, None, [Some("s"), Some("s")]),
+        (
+            Shape::Chat,
+            r#""nvext":null,"cache_salt":"s""#,
+            None,
+            [Some("s"), Some("s")],
+        ),
+        (
+            Shape::Chat,
+            r#""nvext":{"cache_salt":" n "}"#,
+            None,
+            [None, Some(" n ")],
+        ),
+        (Shape::Chat, r#""cache_salt":7"#, None, [None, None]),
+        (Shape::Messages, own, None, [Some("s"), None]),
+        (Shape::Messages, both, None, [Some("s"), Some("n")]),
+        (Shape::Responses, own, None, [Some("s"), None]),
+        (Shape::Responses, own, Some("t"), [Some("s"), Some("t")]),
+        (Shape::Embeddings, own, None, [Some("s"), Some("s")]),
+    ] {
+        let prompt = match shape {
+            Shape::Completions => r#""prompt":"a""#,
+            Shape::Responses | Shape::Embeddings => r#""input":"a""#,
+            Shape::Chat | Shape::Messages => r#""messages":[{}]"#,
+        };
+        let bytes = format!("{{{prompt},{fields}}}");
+        let body = Body::read(shape, bytes.as_bytes()).unwrap();
+        let found = [Vllm, Dynamo].map(|frontend| body.cache_namespace(frontend, tenant));
+        assert_eq!(found, expected, "{bytes} {tenant:?}");
+    }
 }
 
 #[test]

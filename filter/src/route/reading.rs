@@ -2,7 +2,7 @@
 
 use crate::artefacts::Artefacts;
 use memory::{Content, Memory, Part, Text};
-use prompt::{Body, Image, Media, Piece, Prompt, Shape, Truncation};
+use prompt::{Body, Frontend, Image, Media, Piece, Prompt, Shape, Truncation};
 use router_core::Millis;
 use router_core::fleet::{ArtefactId, Pool};
 use router_core::hash::{HashSeed, MediaRun, SequenceHash, local_hashes, media_hash, sequence_hashes};
@@ -55,15 +55,21 @@ pub(super) struct Blocks {
     pub(super) tokens: Option<Vec<u32>>,
 }
 
+/// What sets a prompt's blocks apart from others with the same tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Whose<'a> {
+    /// The adapter it is for.
+    pub(super) lora: Option<&'a str>,
+    /// See [`Body::cache_namespace`].
+    pub(super) tenant: Option<&'a str>,
+}
+
 /// Body to prompt to tokens to blocks. The error says which step failed.
-///
-/// The cache namespace is the body's `cache_salt`: plain vLLM workers, which this reads for, know no other. (Dynamo's
-/// also take the header `x-tenant-id`.)
 pub(super) fn understand(
     artefacts: &Artefacts,
     memory: &mut Memory,
     pool: &Pool,
-    lora: Option<&str>,
+    whose: Whose<'_>,
     body: &Body<'_>,
     work: &Work,
     now: Millis,
@@ -74,13 +80,15 @@ pub(super) fn understand(
     if let Some(template) = template {
         template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
     }
+    let frontend = template.map_or(Frontend::Vllm, |template| template.rules().frontend);
+    let namespace = body.cache_namespace(frontend, whose.tenant);
     let prompt = body.prompt_within(template, work).map_err(|error| error.reason())?;
     let reader = Reader {
         memory,
         pool,
         tokenizer,
         tokenizer_id,
-        seed: HashSeed::new(lora, body.cache_salt()),
+        seed: HashSeed::new(whose.lora, namespace),
         extent: match body.is_batch() {
             true => Extent::FirstPrompt,
             false => Extent::Prompt,

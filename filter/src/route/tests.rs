@@ -66,7 +66,17 @@ fn outcome(router: &Router, seen: Seen<'_>) -> Result<(String, &'static str, u64
 fn check(router: &Router, body: &str, expected: Result<(&str, &'static str), &'static str>) {
     let tokens = body.len() as u64 / BYTES_PER_TOKEN;
     let expected = expected.map(|(pool, reason)| (pool.to_owned(), reason, tokens));
-    assert_eq!(outcome(router, Seen::Body(body.as_bytes())), expected, "{body}");
+    assert_eq!(
+        outcome(
+            router,
+            Seen::Body {
+                bytes: body.as_bytes(),
+                tenant: None
+            }
+        ),
+        expected,
+        "{body}"
+    );
 }
 
 #[test]

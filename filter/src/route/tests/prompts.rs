@@ -1,6 +1,7 @@
 //! From prompts to blocks: what counts of each kind, against hashing all its tokens.
 
 use super::*;
+use crate::route::reading::Whose;
 use proptest::prelude::*;
 use router_core::hash::{BlockHasher, HashSeed, local_hashes, media_hash, sequence_hashes};
 use serde_json::{Map, Value, json};
@@ -79,7 +80,7 @@ impl Model {
             artefacts,
             memory,
         } = self;
-        understand(artefacts, memory, pool, None, &body, &body.work(), NOW)?.known
+        understand(artefacts, memory, pool, Whose::default(), &body, &body.work(), NOW)?.known
     }
 
     /// The blocks of a text, without memory and by other functions.
