@@ -1,6 +1,6 @@
 //! `warmpath`: parses its arguments, logs, runs.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         .init();
     let done = match Arguments::parse().command {
         Command::Serve { config } => load(&config).and_then(serve),
-        Command::Check { config } => load(&config).map(|_| println!("{}: ok", config.display())),
+        Command::Check { config } => load(&config).and_then(|_| print_line(&format!("{}: ok", config.display()))),
         Command::Inspect(arguments) => inspect(&arguments),
     };
     match done {
@@ -66,13 +66,21 @@ fn load(path: &std::path::Path) -> Result<Config, ExitCode> {
     })
 }
 
+/// Whoever closes standard output, as `head` does, has seen enough: that is no failure.
+fn print_line(line: &str) -> Result<(), ExitCode> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {error}");
+            Err(ExitCode::FAILURE)
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn inspect(arguments: &inspect::Arguments) -> Result<(), ExitCode> {
     let report = inspect::run(arguments).and_then(|report| Ok(serde_json::to_string_pretty(&report)?));
     match report {
-        Ok(json) => {
-            println!("{json}");
-            Ok(())
-        }
+        Ok(json) => print_line(&json),
         Err(error) => {
             eprintln!("warmpath inspect: {error:#}");
             Err(ExitCode::from(BAD_INPUT))
@@ -88,10 +96,9 @@ fn serve(config: Config) -> Result<(), ExitCode> {
             runtime.block_on(async {
                 let mut terminate = signal(SignalKind::terminate())?;
                 let mut app = App::start(config).await?;
-                println!(
-                    "{}",
-                    serde_json::json!({"listening": {"sync": app.sync, "admin": app.admin, "events": app.events}})
-                );
+                let listening = serde_json::json!({"sync": app.sync, "admin": app.admin, "events": app.events});
+                // Nobody has to read it.
+                let _ = print_line(&serde_json::json!({ "listening": listening }).to_string());
                 tokio::select! {
                     failed = app.failed() => return failed,
                     _ = tokio::signal::ctrl_c() => {}

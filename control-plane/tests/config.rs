@@ -176,6 +176,42 @@ pools:
 }
 
 #[test]
+fn prompts_that_no_worker_would_make_are_refused() {
+    let said = |prompts: &str| {
+        let yaml = format!(
+            "pools: [{{name: p, models: [m], model_dir: '{}', block_size: 16, prompts: {{{prompts}}}, \
+             workers: [{{endpoint: '10.0.0.1:80'}}]}}]",
+            model_dir()
+        );
+        match Config::parse(&yaml, Path::new("/")) {
+            Err(ConfigError::Mistakes(mistakes)) => mistakes,
+            Ok(_) => Vec::new(),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let place = "pools[0].prompts";
+    assert_eq!(
+        said("frontend: sglang"),
+        [format!(
+            "{place}.frontend (line 1): \"sglang\": must be vllm or dynamo: whose prompts the workers make, as others' are not known"
+        )]
+    );
+    let kwargs = "default_chat_template_kwargs: {messages: 1, tools: 2, tokenize: true, bos_token: x, thinking: true}";
+    let reserved = ["messages", "tools", "tokenize"].map(|name| {
+        format!("{place}.default_chat_template_kwargs (line 1): \"{name}\": is not for settings: vLLM refuses every chat with it")
+    });
+    assert_eq!(said(kwargs), reserved);
+    // Dynamo's frontend does not look at them.
+    assert_eq!(said(&format!("frontend: dynamo, {kwargs}")), [""; 0]);
+    assert_eq!(
+        said("reasoning_parser: qwen3"),
+        [format!(
+            "{place}.reasoning_parser (line 1): \"qwen3\": changes prompts only with Dynamo's frontend (`frontend: dynamo`)"
+        )]
+    );
+}
+
+#[test]
 fn an_empty_file_and_no_yaml() {
     assert_eq!(mistakes("{}"), ["pools (line 1): absent: required"]);
     assert!(matches!(

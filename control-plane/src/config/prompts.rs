@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use prompt::template::RESERVED_KWARGS;
 use prompt::{Frontend, Rules};
 
 use super::reader::{At, Mistakes};
@@ -67,10 +68,12 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
             "trust_request_chat_template",
         ],
     );
-    let frontend = frontend_at.text(mistakes).map_or(Some(default), frontend);
-    let frontend = frontend.unwrap_or_else(|| {
-        mistakes.add(&frontend_at, "unknown", "must be vllm or dynamo");
-        default
+    let frontend = frontend_at.text(mistakes).map_or(default, |name| {
+        frontend(name).unwrap_or_else(|| {
+            let why = "must be vllm or dynamo: whose prompts the workers make, as others' are not known";
+            mistakes.add(&frontend_at, format!("{name:?}"), why);
+            default
+        })
     });
     let mut config = PromptsConfig::of(frontend);
     if harmony.is_set() {
@@ -98,9 +101,18 @@ pub(super) fn read_prompts(at: &At<'_>, directory: &Path, default: Frontend, mis
             "changes what counts of prompts only with vLLM's frontend",
         );
     }
+    if frontend == Frontend::Vllm {
+        for name in config.rules.default_chat_template_kwargs.keys() {
+            if RESERVED_KWARGS.contains(&name.as_str()) {
+                let why = "is not for settings: vLLM refuses every chat with it";
+                mistakes.add(&kwargs, format!("{name:?}"), why);
+            }
+        }
+    }
     config.rules.reasoning_parser = reasoning_parser.text(mistakes).map(str::to_owned);
-    if config.rules.reasoning_parser.is_some() && frontend == Frontend::Vllm {
-        mistakes.add(&reasoning_parser, "set", "changes prompts only with Dynamo's frontend");
+    if let (Some(parser), Frontend::Vllm) = (&config.rules.reasoning_parser, frontend) {
+        let why = "changes prompts only with Dynamo's frontend (`frontend: dynamo`)";
+        mistakes.add(&reasoning_parser, format!("{parser:?}"), why);
     }
     config.rules.trust_request_chat_template = trust.flag(mistakes, false);
     if config.rules.trust_request_chat_template && frontend == Frontend::Dynamo {

@@ -51,6 +51,9 @@ pub fn output_limit(body_len: usize) -> usize {
     OUTPUT_BASE.saturating_add(OUTPUT_PER_BODY_BYTE.saturating_mul(body_len))
 }
 
+/// What `chat_template_kwargs` may not name: vLLM refuses such requests, or `transformers` fails on them.
+pub const RESERVED_KWARGS: [&str; 5] = ["chat_template", "tokenize", "messages", "conversation", "tools"];
+
 /// `strftime_now` before anybody told the time.
 const NO_TIME: i64 = i64::MIN;
 
@@ -266,8 +269,7 @@ impl ChatTemplate {
         }
         for (name, value) in request.kwargs {
             match &**name {
-                // vLLM refuses these, or `transformers` fails on them.
-                "chat_template" | "tokenize" | "messages" | "conversation" | "tools" => {
+                name if RESERVED_KWARGS.contains(&name) => {
                     return Err(PromptError::UnsupportedField("chat_template_kwargs"));
                 }
                 name => set(name, messages::value(value)?),
