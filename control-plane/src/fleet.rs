@@ -53,7 +53,7 @@ pub struct Member {
 impl Member {
     /// Why it is not routed exactly, if it is not.
     fn inexact_because(&self) -> Option<String> {
-        self.inexact_because.clone().or_else(|| self.parity.inexact_because())
+        self.parity.inexact_because_or(self.inexact_because.as_deref())
     }
 
     fn published(&self) -> Pool {

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use prompt::{Body, BodyError, Frontend, Shape};
@@ -98,10 +98,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
         ..PromptsConfig::of(*frontend)
     };
     let model = Model::load(model, &prompts);
-    if let Ok((template, _)) = &model.template {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        template.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-    }
+    model.template.set_now(SystemTime::now());
     let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
     let salt = body.cache_namespace(*frontend, None).map(str::to_owned);
     let tokens = prompt_tokens(&model, &body)?;
@@ -128,13 +125,11 @@ fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>
 }
 
 fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<PromptTokens> {
-    let template = match &model.template {
-        Ok((template, _)) => Some(template),
-        Err(why) if body.is_conversation() => bail!("the chat template cannot be used: {why}"),
-        Err(_) => None,
-    };
+    if let (Some(why), true) = (&model.template.unusable_because, body.is_conversation()) {
+        bail!("the chat template cannot be used: {why}");
+    }
     let work = body.work();
-    let prompt = body.prompt_within(template, &work)?;
+    let prompt = body.prompt_within(Some(&model.template.compiled), &work)?;
     model.tokens(prompt, &work).map_err(|why| anyhow!(why))
 }
 

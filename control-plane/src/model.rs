@@ -1,21 +1,22 @@
 //! A Hugging Face model directory: what a pool's filters need to turn a request into tokens.
 
+mod images;
+mod template;
+
 use std::fmt::Display;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
-use prompt::{ChatTemplate, Frontend, Media, ModelText, Piece, Prompt, Rules};
+use prompt::{Media, Piece, Prompt};
 use router_core::fleet::ArtefactId;
 use router_core::hash::media_hash;
-use serde::Deserialize;
 use tokenizer::Tokenizer;
 use work::Work;
 
 use crate::config::PromptsConfig;
-
-mod images;
+pub use template::Template;
 
 /// Longest file that is read from a model directory, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -38,12 +39,12 @@ impl Artefact {
     }
 }
 
-/// What a model directory yielded. A part that cannot be used says why; its pool then routes by load.
+/// What a model directory yielded. A part that cannot be used says why; what needs it is then routed by load.
 pub struct Model {
     /// The tokenizer and what filters load it from.
     pub tokenizer: Result<(Tokenizer, Artefact), String>,
-    /// The chat template and the JSON of its [`ModelText`].
-    pub template: Result<(ChatTemplate, Artefact), String>,
+    /// What makes prompts of requests.
+    pub template: Template,
 }
 
 /// A prompt as a filter sees it.
@@ -60,13 +61,12 @@ pub struct PromptTokens {
 }
 
 impl Model {
-    /// Loads and tries out everything in `directory`: `tokenizer.json`, `tokenizer_config.json` and, where there is
-    /// one, `chat_template.jinja`, `config.json` and the files of an image processor. A few seconds for a vocabulary of
-    /// 150,000.
+    /// Loads and tries out everything in `directory`: `tokenizer.json` and, where they are there, `tokenizer_config.json`,
+    /// `chat_template.jinja`, `config.json` and the files of an image processor. A few seconds for a vocabulary of 150,000.
     pub fn load(directory: &Path, prompts: &PromptsConfig) -> Self {
         let tokenizer = load_tokenizer(directory);
         let loaded = tokenizer.as_ref().ok().map(|(tokenizer, _)| tokenizer);
-        let template = load_template(directory, prompts, loaded);
+        let template = Template::load(directory, prompts, loaded);
         Self { tokenizer, template }
     }
 
@@ -135,13 +135,13 @@ impl Model {
     /// What filters need of it, as far as it can be used.
     pub fn artefacts(&self) -> impl Iterator<Item = &Artefact> {
         let tokenizer = self.tokenizer.as_ref().ok().map(|(_, artefact)| artefact);
-        let template = self.template.as_ref().ok().map(|(_, artefact)| artefact);
-        tokenizer.into_iter().chain(template)
+        tokenizer.into_iter().chain([&self.template.artefact])
     }
 
-    /// Why requests of this model cannot be routed exactly; `None` if they can.
+    /// Why not all requests of this model can be routed exactly; `None` if they can.
     pub fn inexact_because(&self) -> Option<String> {
-        let reasons: Vec<_> = [self.tokenizer.as_ref().err(), self.template.as_ref().err()]
+        let template = &self.template.unusable_because;
+        let reasons: Vec<_> = [self.tokenizer.as_ref().err(), template.as_ref()]
             .into_iter()
             .flatten()
             .cloned()
@@ -212,86 +212,6 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     let artefact = Artefact::new(bytes);
     let tokenizer = Tokenizer::load(artefact.content.to_vec()).map_err(|error| error.to_string())?;
     Ok((tokenizer, artefact))
-}
-
-fn load_template(
-    directory: &Path,
-    prompts: &PromptsConfig,
-    tokenizer: Option<&Tokenizer>,
-) -> Result<(ChatTemplate, Artefact), String> {
-    let model_type = model_type(directory);
-    let is_one_of = |types: &[&str]| model_type.as_deref().is_some_and(|model| types.contains(&model));
-    if prompts.rules.frontend == Frontend::Dynamo && is_one_of(&WITHOUT_TEMPLATE_IN_DYNAMO) {
-        return Err(format!(
-            "{CONFIG}: Dynamo's frontend writes prompts of `{}` without a template, in a way that is not known here",
-            model_type.unwrap_or_default()
-        ));
-    }
-    let config = read(&directory.join("tokenizer_config.json"))?;
-    let of_model = directory.join("chat_template.jinja");
-    let jinja_path = prompts.chat_template.as_ref().unwrap_or(&of_model);
-    let needed = prompts.chat_template.is_some() || jinja_path.is_file();
-    let jinja = needed.then(|| read(jinja_path)).transpose()?;
-    let jinja = jinja
-        .map(String::from_utf8)
-        .transpose()
-        .map_err(|error| format!("{}: {error}", jinja_path.display()))?;
-    let mut text = ModelText::from_files(&config, jinja.as_deref()).map_err(|error| error.to_string())?;
-    if prompts.rules.frontend == Frontend::Vllm && prompts.chat_template.is_none() {
-        let of_tokenizer = text.chat_template.clone();
-        if let Some(source) = images::processor_template(directory)? {
-            text.chat_template = Some(source);
-            text.tool_use_template = text.tool_use_template.or(of_tokenizer);
-        }
-    }
-    text.rules = Rules {
-        harmony: prompts.rules.frontend == Frontend::Vllm
-            && prompts.harmony.unwrap_or_else(|| is_gpt_oss(directory, &config)),
-        images_first: is_one_of(&IMAGES_FIRST),
-        ..prompts.rules.clone()
-    };
-    if prompts.rules.frontend == Frontend::Vllm && !prompts.mm_options {
-        text.images = images::processor(directory, model_type.as_deref(), tokenizer)?;
-    }
-    let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
-    let json = serde_json::to_vec(&text).map_err(|error| format!("chat template: {error}"))?;
-    Ok((template, Artefact::new(json)))
-}
-
-/// `model_type` of models before whose prompts vLLM puts the images (`PromptInsertion` at the start in
-/// `vllm/model_executor/models`).
-const IMAGES_FIRST: [&str; 4] = ["blip-2", "molmo", "openvla", "paligemma"];
-
-/// `model_type` of models for which Dynamo's frontend has code in place of a template (`prompt_formatter_from_mdc`).
-const WITHOUT_TEMPLATE_IN_DYNAMO: [&str; 5] = [
-    "deepseek_v32",
-    "deepseek_v3_2",
-    "deepseek_v4",
-    "deepseek_v41",
-    "kimi_k3",
-];
-
-/// As vLLM sees it: by `model_type` in `config.json`. Without that file, by special tokens that no other model has.
-fn is_gpt_oss(directory: &Path, tokenizer_config: &[u8]) -> bool {
-    if directory.join(CONFIG).is_file() {
-        return model_type(directory).as_deref() == Some("gpt_oss");
-    }
-    let text = String::from_utf8_lossy(tokenizer_config);
-    ["<|constrain|>", "<|channel|>", "<|call|>"]
-        .iter()
-        .all(|token| text.contains(token))
-}
-
-const CONFIG: &str = "config.json";
-
-/// What `config.json` says of the model, if it is there and does.
-fn model_type(directory: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Config {
-        model_type: Option<String>,
-    }
-    let json = read(&directory.join(CONFIG)).ok()?;
-    serde_json::from_slice::<Config>(&json).ok()?.model_type
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

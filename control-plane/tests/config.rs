@@ -11,9 +11,7 @@ use prompt::Frontend;
 fn model_dir() -> String {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::write(directory.join(file), "{}").unwrap();
-    }
+    std::fs::write(directory.join("tokenizer.json"), "{}").unwrap();
     directory.display().to_string()
 }
 
@@ -146,7 +144,6 @@ pools:
         "pools[0].block_size (line 7): 0: must be a whole number from 1 to 4096",
         "pools[0].models[1] (line 5): \"m\": a model name must lead to one pool",
         "pools[0].model_dir (line 6): /nowhere/tokenizer.json: no such file",
-        "pools[0].model_dir (line 6): /nowhere/tokenizer_config.json: no such file",
         "pools[0].inject_tokens (line 8): \"yes please\": must be true or false",
         "pools[0].routing.overlap_credit (line 9): NaN: must be a finite number",
         "pools[0].routing.overlap_credit_decay (line 9): inf: must be a finite number",

@@ -429,6 +429,32 @@ async fn the_grace_ends() {
     assert_eq!(status["pools"][0]["parity"]["state"], "unequal");
 }
 
+/// As of an embedding model, whose texts are routed exactly.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_a_chat_template_is_compared_by_its_texts() {
+    let (engine, worker) = (Engine::start().await, Tokenizing::start(Manner::Wrong(SCRIPTS)).await);
+    let directory = model_dir("parity-texts");
+    std::fs::remove_file(directory.join("tokenizer_config.json")).unwrap();
+    let app = App::start(config_of(&directory, &[worker.worker(&engine)], EAGER, ""))
+        .await
+        .unwrap();
+    let mut filter = Filter::connect(&app).await;
+    filter.until("routing by load", is_by_load).await;
+    let pool = parity_until(&app, "unequal").await;
+    let because = pool["inexact_because"].as_str().unwrap();
+    let expected = format!(
+        "the model has no chat template; parity: worker {}: probe text_scripts",
+        worker.endpoint
+    );
+    assert!(because.starts_with(&expected), "{because}");
+
+    worker.manner.send_replace(Manner::Right);
+    filter.until("exact routing of texts", is_exact).await;
+    let pool = parity_until(&app, "equal").await;
+    let expected = (json!(false), json!("the model has no chat template"));
+    assert_eq!((pool["exact"].clone(), pool["inexact_because"].clone()), expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_workers_makes_other_tokens() {
     let engines = [Engine::start().await, Engine::start().await];

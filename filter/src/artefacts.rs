@@ -1,8 +1,8 @@
 //! Tokenizers and templates: assembled from chunks, checked against their ids, loaded once however many pools share
 //! them, and dropped when nothing refers to them.
 //!
-//! Loading is done when the fleet names an artefact, on the worker thread. A tokenizer of flat tables, Qwen3's for one,
-//! takes about five milliseconds; one that travels as JSON takes a second, the one long stall of the filter.
+//! Loading is done when the fleet names an artefact, on the worker thread. A tokenizer of flat tables takes some milliseconds at
+//! most (docs/benchmarks.md); one that travels as JSON takes a second, the one long stall of the filter.
 
 use prompt::{ChatTemplate, ModelText};
 use router_core::fleet::ArtefactId;

@@ -101,7 +101,6 @@ async fn tenants_and_salts_enter_the_hashes_as_they_enter_dynamos() -> Result<()
     router.serves().await?;
     let client = Client::new();
     let model = Model::load(&model_dir()?, &PromptsConfig::of(Frontend::Dynamo));
-    let (template, _) = model.template.as_ref().map_err(|why| anyhow!("{why}"))?;
 
     // The worker and the router each have one.
     let channels = eventually("the channels of sequences", || async {
@@ -166,7 +165,7 @@ async fn tenants_and_salts_enter_the_hashes_as_they_enter_dynamos() -> Result<()
 
             let bytes = body.to_string();
             let read = Body::read(shape, bytes.as_bytes())?;
-            let ids = model.tokens(read.prompt(Some(template))?, &read.work());
+            let ids = model.tokens(read.prompt(Some(&model.template.compiled))?, &read.work());
             let ids = ids.map_err(|why| anyhow!(why))?.ids;
             // As `filter/src/headers.rs` reads them.
             let tenant = tenants

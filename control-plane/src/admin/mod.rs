@@ -68,7 +68,7 @@ pub struct PoolStatus {
 impl PoolStatus {
     /// Why requests are not routed exactly, if they are not.
     fn inexact_because(&self) -> Option<String> {
-        self.unusable_because.clone().or_else(|| self.parity.inexact_because())
+        self.parity.inexact_because_or(self.unusable_because.as_deref())
     }
 }
 

@@ -77,9 +77,9 @@ impl Pools {
         let model = load(&config).await?;
         let pool = published(&config, &model, new_epoch(&config.name)).context("block_size must not be 0")?;
         // Without a tokenizer of our own there is nothing to compare.
-        let mode = match model.inexact_because() {
-            None => config.parity.mode,
-            Some(_) => ParityMode::Off,
+        let mode = match &model.tokenizer {
+            Ok(_) => config.parity.mode,
+            Err(_) => ParityMode::Off,
         };
         let started = self.start_index(&config, mode, &pool, shared, background);
         self.show(&started, &model, pool);
@@ -249,7 +249,7 @@ async fn load(config: &PoolConfig) -> anyhow::Result<Model> {
         tracing::error!(
             pool = config.name,
             because,
-            "the model cannot be routed exactly: routing by load only"
+            "the model cannot be used as a whole: what needs the missing part is routed by load"
         );
     }
     Ok(model)
@@ -290,7 +290,7 @@ fn published(config: &PoolConfig, model: &Model, epoch: u64) -> Option<Pool> {
         },
         levels: config.index.tiers,
         tokenizer: model.tokenizer.as_ref().ok().map(|(_, artefact)| artefact.id),
-        template: model.template.as_ref().ok().map(|(_, artefact)| artefact.id),
+        template: Some(model.template.artefact.id),
         kv_events: false,
         stride: config.view.stride,
         weights: config.weights,
@@ -302,10 +302,7 @@ fn published(config: &PoolConfig, model: &Model, epoch: u64) -> Option<Pool> {
 
 /// Asks a pool's workers for the tokens they make.
 fn asker(config: &PoolConfig, model: Model, parity: Arc<PoolParity>) -> Asker {
-    let harmony = model
-        .template
-        .as_ref()
-        .is_ok_and(|(template, _)| template.rules().harmony);
+    let harmony = model.template.compiled.rules().harmony;
     let questions = Questions {
         probes: config
             .models

@@ -253,15 +253,10 @@ fn read_model_dir(at: &At<'_>, directory: &Path, mistakes: &mut Mistakes) -> Pat
         return PathBuf::new();
     };
     let path = directory.join(text);
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        if !path.join(file).is_file() {
-            let shown = path.join(file);
-            mistakes.add(
-                at,
-                shown.display(),
-                "no such file; model_dir must be a Hugging Face model directory",
-            );
-        }
+    let tokenizer = path.join("tokenizer.json");
+    if !tokenizer.is_file() {
+        let why = "no such file; model_dir must be a Hugging Face model directory";
+        mistakes.add(at, tokenizer.display(), why);
     }
     path
 }

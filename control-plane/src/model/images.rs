@@ -9,7 +9,8 @@ use prompt::ImageProcessor;
 use serde_json::{Map, Value};
 use tokenizer::Tokenizer;
 
-use super::{CONFIG, read};
+use super::read;
+use super::template::CONFIG;
 
 /// `model_type` of models for which vLLM 0.32 repeats [`PLACEHOLDER`] in its place (`Qwen2VLProcessingInfo` and what is made
 /// of it in `vllm/model_executor/models`).

@@ -83,7 +83,7 @@ fn images_of(
     let directory = std::env::temp_dir().join(format!("warmpath-images-{}-{number}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let files = [
-        (CONFIG, Some(&config)),
+        (template::CONFIG, Some(&config)),
         ("preprocessor_config.json", preprocessor.as_ref()),
         ("processor_config.json", processor.as_ref()),
     ];

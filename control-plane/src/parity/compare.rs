@@ -54,9 +54,10 @@ pub struct Tokens {
 pub fn our_ids(model: &Model, probe: &Probe) -> Result<Vec<u32>, String> {
     let bytes = serde_json::to_vec(&probe.body).map_err(|error| error.to_string())?;
     let body = Body::read(probe.shape, &bytes).map_err(|error| error.to_string())?;
-    let template = model.template.as_ref().ok().map(|(template, _)| template);
     let work = body.work();
-    let prompt = body.prompt_within(template, &work).map_err(|error| error.to_string())?;
+    let prompt = body
+        .prompt_within(Some(&model.template.compiled), &work)
+        .map_err(|error| error.to_string())?;
     model.tokens(prompt, &work).map(|tokens| tokens.ids)
 }
 

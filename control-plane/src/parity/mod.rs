@@ -231,6 +231,16 @@ impl PoolParity {
         }
     }
 
+    /// As [`PoolParity::inexact_because`], with what keeps the model itself from it.
+    pub fn inexact_because_or(&self, model: Option<&str>) -> Option<String> {
+        let reasons: Vec<_> = model
+            .map(str::to_owned)
+            .into_iter()
+            .chain(self.inexact_because())
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
     /// For `/v1/status`.
     pub fn to_json(&self) -> Value {
         let state = self.state().label();

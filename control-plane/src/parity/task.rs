@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use prompt::Shape;
 use tokio::sync::Notify;
@@ -139,10 +139,7 @@ impl ParityTask {
 
     fn our_ids(&self, probe: &Probe) -> Result<Vec<u32>, String> {
         let Questions { model, .. } = &*self.questions;
-        if let Ok((template, _)) = &model.template {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            template.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        }
+        model.template.set_now(SystemTime::now());
         our_ids(model, probe)
     }
 }

@@ -12,7 +12,8 @@ use crate::rules::Rules;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelText {
-    /// The source of the chat template; `None` for a model that has none (it serves text completions only).
+    /// The source of the chat template; `None` for a model that has none. It serves text completions only, unless
+    /// `tool_use_template` is there: then conversations with tools, too, and `transformers` refuses others.
     #[serde(default)]
     pub chat_template: Option<String>,
     /// The template for requests with tools, where the model names one apart.
@@ -148,6 +149,16 @@ mod tests {
             {"name":"rag","template":"R"}]}"#;
         let expected = ModelText {
             chat_template: Some("D".to_owned()),
+            tool_use_template: Some("U".to_owned()),
+            ..ModelText::default()
+        };
+        assert_eq!(ModelText::from_files(config, None).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_config_with_no_default_template() {
+        let config = br#"{"chat_template":[{"name":"tool_use","template":"U"},{"name":"rag","template":"R"}]}"#;
+        let expected = ModelText {
             tool_use_template: Some("U".to_owned()),
             ..ModelText::default()
         };

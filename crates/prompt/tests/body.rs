@@ -312,6 +312,20 @@ fn templates_that_fail_or_run_away_are_errors() {
 }
 
 #[test]
+fn only_fields_that_are_kept_may_not_nest_deeply() {
+    let read = |field: &str, levels: usize| {
+        let nested = [&"[".repeat(levels), "1", &"]".repeat(levels)].concat();
+        let body = format!(r#"{{"messages":[],"{field}":{nested}}}"#);
+        Body::read(Shape::Chat, body.as_bytes())
+            .map(drop)
+            .map_err(|error| error.reason())
+    };
+    // The body is one level itself.
+    assert_eq!([read("tools", 126), read("tools", 127)], [Ok(()), Err("not_json")]);
+    assert_eq!(read("metadata", 100_000), Ok(()));
+}
+
+#[test]
 fn many_tiny_messages_stay_within_the_work_limit() {
     let messages = vec![r#"{"role":"user","content":""}"#; 20_000].join(",");
     let body = format!("{{\"messages\":[{messages}]}}");

@@ -1,6 +1,6 @@
 //! What a pool's rules change in prompts.
 
-use prompt::{Body, ChatTemplate, ModelText, Prompt, Rules, Shape};
+use prompt::{Body, ChatTemplate, Frontend, ModelText, Prompt, Rules, Shape};
 use serde_json::{Value, json};
 
 const SOURCE: &str = "{{ messages[0].content }}|{{ tools is none }}|{{ style }}|{{ enable_thinking }}";
@@ -124,5 +124,57 @@ fn where_images_come_first_nothing_stands_before_them() {
         let with_image = render(&rules, Shape::Chat, &body(json!([image])));
         assert_eq!(with_image.err(), expected);
         assert!(render(&rules, Shape::Chat, &body(json!("x"))).is_ok());
+    }
+}
+
+/// As `PreTrainedTokenizerBase.get_chat_template` of `transformers`: no default, no prompt, unless there are tools.
+#[test]
+fn a_template_for_tools_alone_serves_requests_with_tools() {
+    let template = ChatTemplate::compile(&ModelText {
+        tool_use_template: Some("with tools: {{ messages[0].content }}".to_owned()),
+        ..ModelText::default()
+    });
+    let template = template.unwrap();
+    let prompt = |body: Value| {
+        let body = body.to_string();
+        let read = Body::read(Shape::Chat, body.as_bytes()).unwrap();
+        match read.prompt(Some(&template)) {
+            Ok(Prompt::Text { text, .. }) => Ok(text.into_owned()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.reason()),
+        }
+    };
+    let messages = json!([{"role": "user", "content": "x"}]);
+    let tool = json!({"type": "function", "function": {"name": "f"}});
+    assert_eq!(
+        prompt(json!({"messages": messages, "tools": [tool]})),
+        Ok("with tools: x".to_owned())
+    );
+    assert_eq!(prompt(json!({ "messages": messages })), Err("no_template"));
+}
+
+/// Texts need no template, but the rules: Dynamo's frontend adds no special tokens to them.
+#[test]
+fn without_a_template_texts_are_read_by_the_rules() {
+    for (frontend, expected) in [(Frontend::Vllm, true), (Frontend::Dynamo, false)] {
+        let template = ChatTemplate::compile(&ModelText {
+            rules: Rules {
+                frontend,
+                ..Rules::default()
+            },
+            ..ModelText::default()
+        });
+        let template = template.unwrap();
+        let read = |shape, body: &'static str| {
+            let read = Body::read(shape, body.as_bytes()).unwrap();
+            match read.prompt(Some(&template)) {
+                Ok(Prompt::Text { add_special_tokens, .. }) => Ok(add_special_tokens),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.reason()),
+            }
+        };
+        assert_eq!(read(Shape::Completions, r#"{"prompt":"x"}"#), Ok(expected));
+        let chat = r#"{"messages":[{"role":"user","content":"x"}]}"#;
+        assert_eq!(read(Shape::Chat, chat), Err("no_template"));
     }
 }

@@ -8,12 +8,12 @@ mod templates;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use control_plane::config::PromptsConfig;
 use control_plane::model::{Model, PromptTokens};
-use prompt::{Body, ChatTemplate, Frontend, Shape};
+use prompt::{Body, Frontend, Shape};
 use serde_json::Value;
 use testbed::{Client, workspace_root};
 use wasm_tests::dynamo::{self, Dynamo, RecordedModel};
@@ -121,16 +121,8 @@ impl Ours {
             anyhow::bail!("{name}: {why}");
         }
         let ours = Self(model);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        ours.template()?.set_now(now.try_into()?);
+        ours.0.template.set_now(SystemTime::now());
         Ok(ours)
-    }
-
-    fn template(&self) -> Result<&ChatTemplate> {
-        let template = self.0.template.as_ref();
-        template
-            .map(|(template, _)| template)
-            .map_err(|why| anyhow::anyhow!("{why}"))
     }
 
     fn prompt(&self, path: &str, body: &Value) -> Result<PromptTokens> {
@@ -138,7 +130,7 @@ impl Ours {
         let body = body.to_string();
         let body = Body::read(shape, body.as_bytes())?;
         let work = body.work();
-        let prompt = body.prompt_within(Some(self.template()?), &work)?;
+        let prompt = body.prompt_within(Some(&self.0.template.compiled), &work)?;
         let tokens = self.0.tokens(prompt, &work);
         tokens.map_err(|why| anyhow::anyhow!("{why}"))
     }

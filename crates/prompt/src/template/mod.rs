@@ -60,8 +60,6 @@ const NO_TIME: i64 = i64::MIN;
 /// Why a template cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    #[error("the model has no chat template")]
-    Missing,
     #[error("the chat template `{name}` does not compile: {message}")]
     Syntax { name: &'static str, message: String },
     #[error("the default of the template variable `{name}` cannot be used: {message}")]
@@ -71,7 +69,8 @@ pub enum TemplateError {
 /// A compiled chat template. `Send + Sync`.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    /// `None`: of gpt-oss, whose prompts can do without.
+    /// `None`: of a model without, which reads no conversations (but for gpt-oss, whose prompts can do without), or only those
+    /// with tools.
     default: Option<Compiled>,
     tool_use: Option<Compiled>,
     requested: Requested,
@@ -118,14 +117,11 @@ pub(crate) struct Rendered {
 }
 
 impl ChatTemplate {
-    /// Compiles a model's templates.
+    /// Compiles a model's templates, if it has any.
     pub fn compile(text: &ModelText) -> Result<Self, TemplateError> {
         // While templates are tried out any time will do.
         let now = Arc::new(AtomicI64::new(0));
         let source = text.chat_template.as_deref();
-        if source.is_none() && !text.rules.harmony {
-            return Err(TemplateError::Missing);
-        }
         let tool_use = text.tool_use_template.as_deref();
         let mut special_tokens: Vec<_> = text
             .special_tokens
@@ -150,16 +146,31 @@ impl ChatTemplate {
             default,
             tool_use: compiled("tool_use", tool_use).transpose()?,
             special_tokens,
-            requested: Requested::default(),
-            rules: text.rules.clone(),
             images: text.images.clone(),
             default_kwargs: variables(&text.rules.default_chat_template_kwargs)?,
-            wants_system_first: source.is_none()
+            wants_system_first: (source.is_none() && text.rules.harmony)
                 || [source, tool_use].into_iter().flatten().any(habits::wants_system_first),
-            effort_of_no_thinking: OnceLock::new(),
             dynamo_habits,
             now,
+            ..Self::without_source(text.rules.clone())
         })
+    }
+
+    /// Of a model whose template cannot be used, or that has none: conversations get no prompt, texts are read by the rules.
+    pub fn without_source(rules: Rules) -> Self {
+        Self {
+            default: None,
+            tool_use: None,
+            requested: Requested::default(),
+            rules,
+            default_kwargs: Vec::new(),
+            special_tokens: Vec::new(),
+            images: None,
+            wants_system_first: false,
+            effort_of_no_thinking: OnceLock::new(),
+            dynamo_habits: None,
+            now: Arc::new(AtomicI64::new(NO_TIME)),
+        }
     }
 
     /// Tells the time, in seconds since 1970-01-01 UTC, for templates that write today's date with `strftime_now`; they
