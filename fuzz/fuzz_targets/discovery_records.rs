@@ -49,4 +49,5 @@ static POOL: LazyLock<DynamoConfig> = LazyLock::new(|| DynamoConfig {
     frontend_port: 8000,
     nats: None,
     brokers: Vec::new(),
+    load_events: true,
 });

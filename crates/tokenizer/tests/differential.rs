@@ -152,7 +152,9 @@ fn compare(json: &str, form: Form, library: Option<Tokenizer>) {
         // What is the same for all documents is tried on some.
         if index % 8 == 0 {
             check(&ours, document, true);
-            if let Some(library) = &library {
+            // The library's own WordPiece passes over zeros at the start of a word.
+            let is_misread = document.contains('\0') && json.contains("\"WordPiece\"");
+            if let Some(library) = library.as_ref().filter(|_| !is_misread) {
                 check(library, document, false);
                 check(library, document, true);
             }
