@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prompt::token_data::Splice;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 const IDS: [u32; 3] = [0, 7, u32::MAX];
@@ -15,7 +16,7 @@ fuzz_target!(|body: &[u8]| {
     let spliced = splice.apply(body).expect("the range is in the body");
     // What was replaced was a value of the client's, or nothing.
     let replaced = &body[splice.range.clone()];
-    assert!(replaced.is_empty() || serde_json::from_slice::<Value>(replaced).is_ok());
+    assert!(replaced.is_empty() || serde_json::from_slice::<IgnoredAny>(replaced).is_ok());
     // Texts that are not UTF-8 and numbers beyond all bounds are no reason to look closer at what they stand in.
     let Ok(mut expected) = serde_json::from_slice::<Map<String, Value>>(body) else {
         return;
