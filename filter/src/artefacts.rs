@@ -1,26 +1,64 @@
 //! Tokenizers and templates: assembled from chunks, checked against their ids, loaded once however many pools share
 //! them, and dropped when nothing refers to them.
 //!
-//! Loading is done when the fleet names an artefact, on the worker thread. A tokenizer of flat tables takes some milliseconds at
-//! most (docs/benchmarks.md); one that travels as JSON takes a second, the one long stall of the filter.
+//! Loading runs on the worker thread and takes up to some milliseconds (docs/benchmarks.md). So a fleet only says what is wanted, and
+//! [`Artefacts::load_next`] loads one artefact each time that it is called: requests come in between.
 
 use prompt::{ChatTemplate, ModelText};
 use router_core::fleet::ArtefactId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use tokenizer::Tokenizer;
 
 /// What artefacts may take together before they are loaded, in bytes; a VM gets 1 GiB for everything.
 pub const MAX_TOTAL_BYTES: u64 = 256 << 20;
+
+/// What an artefact holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A [`Tokenizer`].
+    Tokenizer,
+    /// A [`ChatTemplate`], with all else that decides a prompt.
+    Template,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tokenizer => "tokenizer",
+            Self::Template => "chat template",
+        })
+    }
+}
+
+/// An artefact that was loaded, or turned out to be unusable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Which one.
+    pub id: ArtefactId,
+    /// What it holds.
+    pub kind: Kind,
+    /// Why it cannot be used.
+    pub outcome: Result<(), String>,
+}
 
 /// All artefacts of one VM.
 #[derive(Default)]
 pub struct Artefacts {
     /// The one that is arriving.
     arriving: Option<Arriving>,
-    /// Complete and not yet named by a fleet.
-    whole: BTreeMap<ArtefactId, Vec<u8>>,
-    tokenizers: BTreeMap<ArtefactId, Result<Tokenizer, String>>,
-    templates: BTreeMap<ArtefactId, Result<ChatTemplate, String>>,
+    /// Those that are there.
+    complete: BTreeMap<ArtefactId, Artefact>,
+    /// What fleets name, there or not.
+    wanted: Vec<(ArtefactId, Kind)>,
+}
+
+enum Artefact {
+    /// Not loaded yet.
+    Bytes(Vec<u8>),
+    Tokenizer(Tokenizer),
+    Template(Box<ChatTemplate>),
+    /// Could not be loaded.
+    Unusable,
 }
 
 struct Arriving {
@@ -83,19 +121,18 @@ impl Artefacts {
         arriving.bytes.extend_from_slice(data);
         if end < total {
             self.arriving = Some(arriving);
-        } else if ArtefactId::of(&arriving.bytes) == id {
-            self.whole.insert(id, arriving.bytes);
-        } else {
+            return Ok(());
+        }
+        if ArtefactId::of(&arriving.bytes) != id {
             return Err(BadChunk::WrongContent);
         }
+        self.complete.entry(id).or_insert(Artefact::Bytes(arriving.bytes));
         Ok(())
     }
 
     /// What need not be sent (again), also because it proved to be unusable.
-    pub fn held(&self) -> BTreeSet<ArtefactId> {
-        let whole = self.whole.keys();
-        let loaded = self.tokenizers.keys().chain(self.templates.keys());
-        whole.chain(loaded).copied().collect()
+    pub fn held(&self) -> impl Iterator<Item = ArtefactId> {
+        self.complete.keys().copied()
     }
 
     /// Forgets what arrived in part: the stream that it came over is gone.
@@ -103,43 +140,62 @@ impl Artefacts {
         self.arriving = None;
     }
 
-    /// Loads the tokenizer if it is there and not loaded. `Some` if it was loaded right now, with the error if that
-    /// failed.
-    pub fn load_tokenizer(&mut self, id: ArtefactId) -> Option<Result<(), String>> {
-        let whole = &mut self.whole;
-        load(&mut self.tokenizers, id, whole, |bytes| {
-            Tokenizer::load(bytes).map_err(|error| error.to_string())
-        })
+    /// From now on these are wanted; drops all others.
+    pub fn want(&mut self, wanted: Vec<(ArtefactId, Kind)>) {
+        self.complete
+            .retain(|id, _| wanted.iter().any(|(wanted, _)| wanted == id));
+        self.wanted = wanted;
     }
 
-    /// Loads the template; as [`Artefacts::load_tokenizer`].
-    pub fn load_template(&mut self, id: ArtefactId) -> Option<Result<(), String>> {
-        let whole = &mut self.whole;
-        load(&mut self.templates, id, whole, |bytes| {
-            let text: ModelText = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-            ChatTemplate::compile(&text).map_err(|error| error.to_string())
-        })
+    /// Whether there is one to load.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting().is_some()
     }
 
-    /// Drops everything but `wanted`.
-    pub fn keep(&mut self, wanted: &BTreeSet<ArtefactId>) {
-        self.whole.retain(|id, _| wanted.contains(id));
-        self.tokenizers.retain(|id, _| wanted.contains(id));
-        self.templates.retain(|id, _| wanted.contains(id));
+    /// Loads one that is wanted and there, if there is any.
+    pub fn load_next(&mut self) -> Option<Loaded> {
+        let (id, kind) = self.waiting()?;
+        let Some(Artefact::Bytes(bytes)) = self.complete.remove(&id) else {
+            return None;
+        };
+        let (artefact, outcome) = match load(kind, bytes) {
+            Ok(artefact) => (artefact, Ok(())),
+            Err(error) => (Artefact::Unusable, Err(error)),
+        };
+        self.complete.insert(id, artefact);
+        Some(Loaded { id, kind, outcome })
+    }
+
+    /// Whether it was loaded, if only to find that it cannot be used.
+    pub fn is_loaded(&self, id: ArtefactId) -> bool {
+        self.complete
+            .get(&id)
+            .is_some_and(|artefact| !matches!(artefact, Artefact::Bytes(_)))
     }
 
     /// A loaded tokenizer.
     pub fn tokenizer(&self, id: ArtefactId) -> Option<&Tokenizer> {
-        self.tokenizers.get(&id)?.as_ref().ok()
+        match self.complete.get(&id)? {
+            Artefact::Tokenizer(tokenizer) => Some(tokenizer),
+            _ => None,
+        }
     }
 
     /// A loaded template.
     pub fn template(&self, id: ArtefactId) -> Option<&ChatTemplate> {
-        self.templates.get(&id)?.as_ref().ok()
+        match self.complete.get(&id)? {
+            Artefact::Template(template) => Some(template),
+            _ => None,
+        }
+    }
+
+    fn waiting(&self) -> Option<(ArtefactId, Kind)> {
+        let mut wanted = self.wanted.iter().copied();
+        wanted.find(|(id, _)| matches!(self.complete.get(id), Some(Artefact::Bytes(_))))
     }
 
     fn begin(&self, id: ArtefactId, total: u64) -> Result<Arriving, BadChunk> {
-        let held: usize = self.whole.values().map(Vec::len).sum();
+        let held: usize = self.complete.values().map(Artefact::bytes_to_load).sum();
         if total > MAX_TOTAL_BYTES.saturating_sub(held as u64) {
             return Err(BadChunk::TooLarge { total });
         }
@@ -149,21 +205,27 @@ impl Artefacts {
     }
 }
 
-fn load<T>(
-    loaded: &mut BTreeMap<ArtefactId, Result<T, String>>,
-    id: ArtefactId,
-    whole: &mut BTreeMap<ArtefactId, Vec<u8>>,
-    read: impl FnOnce(Vec<u8>) -> Result<T, String>,
-) -> Option<Result<(), String>> {
-    if loaded.contains_key(&id) {
-        // It was sent again: the fleet before this one did not name it.
-        whole.remove(&id);
-        return None;
+impl Artefact {
+    fn bytes_to_load(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
     }
-    let result = read(whole.remove(&id)?);
-    let told = result.as_ref().map(|_| ()).map_err(Clone::clone);
-    loaded.insert(id, result);
-    Some(told)
+}
+
+fn load(kind: Kind, bytes: Vec<u8>) -> Result<Artefact, String> {
+    match kind {
+        Kind::Tokenizer => {
+            let tokenizer = Tokenizer::load(bytes).map_err(|error| error.to_string())?;
+            Ok(Artefact::Tokenizer(tokenizer))
+        }
+        Kind::Template => {
+            let text: ModelText = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
+            Ok(Artefact::Template(Box::new(template)))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -174,23 +236,38 @@ mod tests {
         br#"{"chat_template":"{{ messages[0].content }}","special_tokens":{}}"#.to_vec()
     }
 
+    fn held(artefacts: &Artefacts) -> Vec<ArtefactId> {
+        artefacts.held().collect()
+    }
+
+    fn templates<const N: usize>(ids: [ArtefactId; N]) -> Vec<(ArtefactId, Kind)> {
+        ids.map(|id| (id, Kind::Template)).into()
+    }
+
+    fn loaded(id: ArtefactId) -> Option<Loaded> {
+        Some(Loaded {
+            id,
+            kind: Kind::Template,
+            outcome: Ok(()),
+        })
+    }
+
     #[test]
     fn an_artefact_arrives_in_pieces_and_is_loaded_once() {
         let (bytes, mut artefacts) = (template(), Artefacts::default());
         let (id, total) = (ArtefactId::of(&bytes), bytes.len() as u64);
+        artefacts.want(templates([id]));
         assert_eq!(artefacts.take(id, total, 0, &bytes[..10]), Ok(()));
-        assert_eq!((artefacts.held(), artefacts.load_template(id)), (BTreeSet::new(), None));
+        assert_eq!((held(&artefacts), artefacts.load_next()), (vec![], None));
         assert_eq!(artefacts.take(id, total, 10, &bytes[10..]), Ok(()));
-        assert_eq!(artefacts.held(), BTreeSet::from([id]));
-        assert_eq!(
-            [artefacts.load_template(id), artefacts.load_template(id)],
-            [Some(Ok(())), None]
-        );
-        assert!(artefacts.template(id).is_some() && artefacts.held().contains(&id));
+        assert_eq!(held(&artefacts), vec![id]);
+        assert_eq!([artefacts.load_next(), artefacts.load_next()], [loaded(id), None]);
+        assert!(artefacts.template(id).is_some() && held(&artefacts) == [id]);
         assert_eq!(artefacts.take(id, total, 0, &bytes), Ok(()));
-        assert_eq!((artefacts.load_template(id), artefacts.whole.len()), (None, 0));
-        artefacts.keep(&BTreeSet::new());
-        assert!(artefacts.template(id).is_none() && artefacts.held().is_empty());
+        assert_eq!((artefacts.load_next(), artefacts.is_waiting()), (None, false));
+        assert!(artefacts.template(id).is_some());
+        artefacts.want(vec![]);
+        assert!(artefacts.template(id).is_none() && held(&artefacts).is_empty());
     }
 
     #[test]
@@ -199,15 +276,30 @@ mod tests {
         let other = br#"{"chat_template":"other","special_tokens":{}}"#.to_vec();
         let [id, other_id] = [&bytes, &other].map(|bytes| ArtefactId::of(bytes));
         assert_eq!(artefacts.take(id, bytes.len() as u64, 0, &bytes), Ok(()));
-        assert_eq!(artefacts.load_template(id), Some(Ok(())));
+        artefacts.want(templates([id]));
+        assert_eq!(artefacts.load_next(), loaded(id));
         for _ in ["comes", "comes again"] {
             assert_eq!(artefacts.take(other_id, other.len() as u64, 0, &other), Ok(()));
-            let loaded = [id, other_id].map(|id| artefacts.load_template(id));
-            assert_eq!(loaded, [None, Some(Ok(()))]);
-            artefacts.keep(&BTreeSet::from([id]));
-            assert!(artefacts.template(other_id).is_none());
-            assert!(artefacts.template(id).is_some());
+            // It may be for the fleet that is on its way, and is loaded for none but that.
+            assert_eq!((artefacts.is_waiting(), artefacts.load_next()), (false, None));
+            artefacts.want(templates([id, other_id]));
+            assert!(artefacts.is_waiting() && artefacts.template(id).is_some());
+            assert_eq!([artefacts.load_next(), artefacts.load_next()], [loaded(other_id), None]);
+            assert!([id, other_id].iter().all(|id| artefacts.template(*id).is_some()));
+            artefacts.want(templates([id]));
+            assert!(artefacts.template(other_id).is_none() && artefacts.template(id).is_some());
         }
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_is_not_loaded() {
+        let (bytes, mut artefacts) = (template(), Artefacts::default());
+        let id = ArtefactId::of(&bytes);
+        assert_eq!(artefacts.take(id, bytes.len() as u64, 0, &bytes), Ok(()));
+        artefacts.want(templates([id]));
+        assert!(artefacts.is_waiting() && !artefacts.is_loaded(id));
+        artefacts.want(vec![]);
+        assert_eq!((artefacts.load_next(), held(&artefacts)), (None, vec![]));
     }
 
     #[test]
@@ -215,8 +307,15 @@ mod tests {
         let mut artefacts = Artefacts::default();
         let id = ArtefactId::of(b"{}");
         assert_eq!(artefacts.take(id, 2, 0, b"{}"), Ok(()));
-        assert!(matches!(artefacts.load_tokenizer(id), Some(Err(_))));
-        assert!(artefacts.tokenizer(id).is_none() && artefacts.held().contains(&id));
+        artefacts.want([(id, Kind::Tokenizer)].into());
+        let Some(Loaded { kind, outcome, .. }) = artefacts.load_next() else {
+            panic!("nothing to load")
+        };
+        assert_eq!(
+            (kind, outcome.is_err(), artefacts.is_waiting()),
+            (Kind::Tokenizer, true, false)
+        );
+        assert!(artefacts.tokenizer(id).is_none() && held(&artefacts) == [id]);
     }
 
     #[test]
@@ -245,11 +344,11 @@ mod tests {
             artefacts.take(ArtefactId::of(b"y"), 1, 0, b"x"),
             Err(BadChunk::WrongContent)
         );
-        assert_eq!(artefacts.held(), BTreeSet::new());
+        assert_eq!(held(&artefacts), vec![]);
         // A lost stream cuts one short; it comes again from its start.
         assert_eq!(artefacts.take(id, total, 0, &bytes[..4]), Ok(()));
         artefacts.stream_lost();
         assert_eq!(artefacts.take(id, total, 0, &bytes), Ok(()));
-        assert_eq!(artefacts.held(), BTreeSet::from([id]));
+        assert_eq!(held(&artefacts), vec![id]);
     }
 }

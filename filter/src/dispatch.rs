@@ -3,12 +3,13 @@
 //! They are untrusted: one that cannot be used is counted and logged and changes nothing, and when it was about a view,
 //! a snapshot is asked for.
 
-use crate::state::State;
+use crate::artefacts::Loaded;
+use crate::state::{State, artefacts_of};
 use prost::Message;
 use proto::v1::{self, to_filter};
 use proto::view::PoolUpdate;
 use proto::{BadMessage, MAX_MESSAGE_BYTES, fleet};
-use router_core::fleet::{Fleet, Pool};
+use router_core::fleet::Fleet;
 use router_core::replica::Update;
 
 /// Applies one message. Returns what there is to answer.
@@ -20,11 +21,7 @@ pub fn receive(state: &mut State, message: &[u8]) -> Option<Vec<u8>> {
         log::info!("vm {}: the control plane is there", state.name());
     }
     state.metrics.add("sync.messages", 1);
-    let applied = apply(state, message);
-    // Loading a tokenizer takes a while, in which what was sent could not be heard.
-    let now = state.now();
-    state.link.heard(now);
-    match applied {
+    match apply(state, message) {
         Ok(answer) => answer,
         Err(problem) => {
             state.metrics.add("sync.bad_messages", 1);
@@ -92,12 +89,9 @@ fn apply(state: &mut State, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
     Ok(None)
 }
 
+/// The fleet takes effect at once. A pool whose artefacts wait to be loaded is routed by load until then.
 fn set_fleet(state: &mut State, fleet: Fleet) {
-    for pool in &fleet.pools {
-        load_artefacts(state, pool);
-    }
-    let named = fleet.pools.iter().flat_map(|pool| [pool.tokenizer, pool.template]);
-    state.fleet_artefacts = named.flatten().collect();
+    state.fleet_artefacts = fleet.pools.iter().flat_map(artefacts_of).collect();
     let workers: usize = fleet.pools.iter().map(|pool| pool.candidates.len()).sum();
     log::info!(
         "vm {}: fleet of {} pools with {workers} workers or ranks",
@@ -108,27 +102,29 @@ fn set_fleet(state: &mut State, fleet: Fleet) {
     state.fleet_changed();
 }
 
-fn load_artefacts(state: &mut State, pool: &Pool) {
+/// Loads one of the artefacts that wait for it.
+pub fn load_artefact(state: &mut State) {
     // The tokenizer library tells of its tables at level info, in every VM.
     let level = log::max_level();
     log::set_max_level(level.min(log::LevelFilter::Warn));
-    let tokenizer = pool.tokenizer.and_then(|id| state.artefacts.load_tokenizer(id));
+    let loaded = state.artefacts.load_next();
     log::set_max_level(level);
-    let template = pool.template.and_then(|id| state.artefacts.load_template(id));
-    for (kind, result) in [("tokenizer", tokenizer), ("chat template", template)] {
-        match result {
-            None => {}
-            Some(Ok(())) => state.metrics.add("artefacts.loaded", 1),
-            Some(Err(error)) => {
-                state.metrics.add("artefacts.unusable", 1);
-                log::error!(
-                    "vm {}: pool {}: {kind} cannot be used, so requests are routed by load: {error}",
-                    state.name(),
-                    pool.name
-                );
-            }
-        }
-    }
+    let Some(Loaded { id, kind, outcome }) = loaded else {
+        return;
+    };
+    let Err(error) = outcome else {
+        return state.metrics.add("artefacts.loaded", 1);
+    };
+    state.metrics.add("artefacts.unusable", 1);
+    let pools = state.router.pools();
+    let of_these: Vec<_> = pools
+        .filter(|pool| artefacts_of(pool).any(|(named, _)| named == id))
+        .map(|pool| &pool.name)
+        .collect();
+    log::error!(
+        "vm {}: pools {of_these:?}: {kind} cannot be used, so requests are routed by load: {error}",
+        state.name()
+    );
 }
 
 fn take_artefact(state: &mut State, chunk: &v1::ArtefactChunk) -> Result<(), String> {

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 const TICK_WHILE_WAITING: Duration = Duration::from_millis(100);
 const TICK_WHILE_CONNECTED: Duration = Duration::from_millis(250);
+/// While artefacts wait, of which each tick loads one. Long enough for requests to come in between.
+const TICK_WHILE_LOADING: Duration = Duration::from_millis(10);
 
 /// The root context. Has a state once it has a valid configuration.
 #[derive(Default)]
 pub struct Root {
     state: Option<SharedState>,
-    ticks_slowly: bool,
+    tick: Duration,
 }
 
 impl Root {
@@ -30,14 +32,18 @@ impl Root {
     }
 
     fn adjust_tick(&mut self) {
-        let connected = self.with_state(|state| state.link.is_up()).unwrap_or(false);
-        if connected != self.ticks_slowly {
-            self.ticks_slowly = connected;
-            host::set_tick(if connected {
+        let tick = self.with_state(|state| {
+            if state.artefacts.is_waiting() {
+                TICK_WHILE_LOADING
+            } else if state.link.is_up() {
                 TICK_WHILE_CONNECTED
             } else {
                 TICK_WHILE_WAITING
-            });
+            }
+        });
+        if let Some(tick) = tick.filter(|tick| *tick != self.tick) {
+            self.tick = tick;
+            host::set_tick(tick);
         }
     }
 }
@@ -92,7 +98,7 @@ impl RootContext for Root {
         };
         log::info!("configured: {config:?}");
         self.state = Some(Rc::new(RefCell::new(State::new(config))));
-        host::set_tick(TICK_WHILE_WAITING);
+        self.adjust_tick();
         true
     }
 
@@ -124,6 +130,7 @@ fn tick(state: &mut State) {
     let signs = state.load.sign(now);
     state.metrics.add("vms.cleared", signs.cleared);
     state.router.free_some();
+    dispatch::load_artefact(state);
     // Until the seat is sure, nothing is booked and nothing reported.
     if state.load.number().is_none() {
         return;

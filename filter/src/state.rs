@@ -1,6 +1,6 @@
 //! What one VM knows; root and request contexts share it.
 
-use crate::artefacts::Artefacts;
+use crate::artefacts::{Artefacts, Kind};
 use crate::config::Config;
 use crate::gauges::{SharedLoad, VmMemory, VmStatus};
 use crate::host::{self, Process};
@@ -10,12 +10,11 @@ use crate::roster::VmId;
 use crate::sync::Link;
 use memory::Memory;
 use router_core::Millis;
-use router_core::fleet::ArtefactId;
+use router_core::fleet::{ArtefactId, Pool};
 use router_core::ladder::Rung;
 use router_core::replica::Replica;
 use router_core::router::Router;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 
@@ -37,7 +36,7 @@ pub struct State {
     /// Prompts that were read before.
     pub memory: Memory,
     /// Artefacts that the last fleet names.
-    pub fleet_artefacts: BTreeSet<ArtefactId>,
+    pub fleet_artefacts: Vec<(ArtefactId, Kind)>,
     /// Load, with all other VMs.
     pub load: SharedLoad<Process>,
     /// Counters.
@@ -71,7 +70,7 @@ impl State {
             router,
             artefacts: Artefacts::default(),
             memory,
-            fleet_artefacts: BTreeSet::new(),
+            fleet_artefacts: Vec::new(),
             load: SharedLoad::new(Process, vm),
             metrics: Metrics::default(),
             link: Link::new(now, &mut random),
@@ -104,7 +103,7 @@ impl State {
         VmStatus {
             alive: true,
             connected,
-            ready: connected && ready,
+            ready: connected && ready && !self.artefacts.is_waiting(),
         }
     }
 
@@ -121,12 +120,15 @@ impl State {
     /// Follows a change of fleet or of an epoch: gauges for all candidates, and no artefacts that nobody uses.
     pub fn fleet_changed(&mut self) {
         self.load.bind(self.router.pools());
-        let in_use = self
-            .router
-            .pools()
-            .flat_map(|pool| [pool.tokenizer, pool.template])
-            .flatten();
+        let in_use = self.router.pools().flat_map(artefacts_of);
         let wanted = in_use.chain(self.fleet_artefacts.iter().copied()).collect();
-        self.artefacts.keep(&wanted);
+        self.artefacts.want(wanted);
     }
+}
+
+/// The artefacts that a pool's requests are read with.
+pub fn artefacts_of(pool: &Pool) -> impl Iterator<Item = (ArtefactId, Kind)> {
+    let tokenizer = pool.tokenizer.map(|id| (id, Kind::Tokenizer));
+    let template = pool.template.map(|id| (id, Kind::Template));
+    [tokenizer, template].into_iter().flatten()
 }

@@ -1,6 +1,7 @@
 //! From a request's body to the blocks of its prompt.
 
 use crate::artefacts::Artefacts;
+use crate::state::artefacts_of;
 use memory::{Content, Memory, Part, Text};
 use prompt::{Body, Frontend, Image, Media, Piece, Prompt, Shape, Truncation};
 use router_core::Millis;
@@ -75,6 +76,10 @@ pub(super) fn understand(
     now: Millis,
 ) -> Result<Reading, &'static str> {
     let tokenizer_id = pool.tokenizer.ok_or("no_tokenizer")?;
+    // Texts need the template, too: it says by whose rules they are read.
+    if artefacts_of(pool).any(|(id, _)| !artefacts.is_loaded(id)) {
+        return Err("not_loaded");
+    }
     let tokenizer = artefacts.tokenizer(tokenizer_id).ok_or("tokenizer_unusable")?;
     let template = pool.template.and_then(|id| artefacts.template(id));
     if let Some(template) = template {

@@ -85,9 +85,9 @@ fn with_one_pool_only_a_foreign_model_has_none() {
     let long = format!(r#"{{"model":"p-lora","messages":[],"x":"{}"}}"#, "x".repeat(200));
     let long_foreign = format!(r#"{{"model":"q","messages":[],"x":"{}"}}"#, "x".repeat(200));
     let cases = [
-        (r#"{"model":"p-model","messages":[]}"#, Ok("tokenizer_unusable")),
-        (r#"{"model":"p-lora","messages":[]}"#, Ok("tokenizer_unusable")),
-        (r#"{"messages":[]}"#, Ok("tokenizer_unusable")),
+        (r#"{"model":"p-model","messages":[]}"#, Ok("not_loaded")),
+        (r#"{"model":"p-lora","messages":[]}"#, Ok("not_loaded")),
+        (r#"{"messages":[]}"#, Ok("not_loaded")),
         (r#"{"model":"q","messages":[]}"#, Err("unknown_model")),
         (r#"{"model":"p-model"}"#, Ok("no_prompt")),
         (r#"{"model":"p-model","messages":7}"#, Ok("bad_field")),
@@ -112,7 +112,7 @@ fn with_two_pools_the_model_must_be_told() {
     let router = router(vec![pool("p"), pool("q")]);
     let long = format!(r#"{{"model":"q-model","messages":[],"x":"{}"}}"#, "x".repeat(200));
     let cases = [
-        (r#"{"model":"q-model","messages":[]}"#, Ok(("q", "tokenizer_unusable"))),
+        (r#"{"model":"q-model","messages":[]}"#, Ok(("q", "not_loaded"))),
         (r#"{"messages":[]}"#, Err("no_model")),
         ("{", Err("not_json")),
         (r#"{"model":"p-model"}"#, Err("no_prompt")),

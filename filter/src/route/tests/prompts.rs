@@ -1,11 +1,11 @@
 //! From prompts to blocks: what counts of each kind, against hashing all its tokens.
 
 use super::*;
+use crate::artefacts::Kind;
 use crate::route::reading::Whose;
 use proptest::prelude::*;
 use router_core::hash::{BlockHasher, HashSeed, local_hashes, media_hash, sequence_hashes};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
 
 const BLOCK: u32 = 4;
 
@@ -44,6 +44,14 @@ struct Model {
 
 impl Model {
     fn new(tokenizer: Vec<u8>, template: &Value) -> Self {
+        let mut model = Self::not_loaded(tokenizer, template);
+        while let Some(loaded) = model.artefacts.load_next() {
+            assert_eq!(loaded.outcome, Ok(()));
+        }
+        model
+    }
+
+    fn not_loaded(tokenizer: Vec<u8>, template: &Value) -> Self {
         let template = template.to_string().into_bytes();
         let mut artefacts = Artefacts::default();
         let [tokenizer_id, template_id] = [tokenizer, template].map(|bytes| {
@@ -51,9 +59,7 @@ impl Model {
             assert_eq!(artefacts.take(id, bytes.len() as u64, 0, &bytes), Ok(()));
             id
         });
-        assert_eq!(artefacts.load_tokenizer(tokenizer_id), Some(Ok(())));
-        assert_eq!(artefacts.load_template(template_id), Some(Ok(())));
-        artefacts.keep(&BTreeSet::from([tokenizer_id, template_id]));
+        artefacts.want([(tokenizer_id, Kind::Tokenizer), (template_id, Kind::Template)].into());
         let pool = Pool {
             tokenizer: Some(tokenizer_id),
             template: Some(template_id),
@@ -256,4 +262,22 @@ fn prompts_in_parts_are_remembered() {
     assert!(shared * BLOCK as usize > long.len(), "{shared} blocks");
     assert!(second.recall.remembered as usize > long.len(), "{:?}", second.recall);
     assert!(second.recall.remembered < second.recall.bytes, "{:?}", second.recall);
+}
+
+#[test]
+fn no_prompt_is_read_before_all_that_decides_it_is_loaded() {
+    let mut model = Model::not_loaded(byte_level(), &json!({"chat_template": PARTS}));
+    let requests = [
+        (Shape::Chat, user(json!("a chat"))),
+        (Shape::Completions, json!({"prompt": "a text"})),
+        (Shape::Completions, json!({"prompt": [1, 2, 3, 4]})),
+    ];
+    let mut outcomes = || {
+        let read = |(shape, body): &(Shape, Value)| model.read(*shape, body).map(|_| ());
+        let outcomes: Vec<_> = requests.iter().map(read).collect();
+        (outcomes, model.artefacts.load_next().is_some())
+    };
+    assert_eq!(outcomes(), (vec![Err("not_loaded"); 3], true));
+    assert_eq!(outcomes(), (vec![Err("not_loaded"); 3], true));
+    assert_eq!(outcomes(), (vec![Ok(()); 3], false));
 }
