@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
 pub mod config;
 pub mod discovery;
 pub mod dynamo;

@@ -1,13 +1,13 @@
 //! `warmpath`: parses its arguments, logs, runs.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use control_plane::app::App;
 use control_plane::config::Config;
-use control_plane::inspect;
+use control_plane::{check, inspect};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -30,11 +30,14 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Check a configuration file and say all that is wrong with it.
+    /// Check a configuration file and the models that it names, and say all that is wrong with them.
     Check {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Exit with 2 also if a model cannot be used, which costs its pool the exact rung and no request.
+        #[arg(long)]
+        deny_warnings: bool,
     },
     /// Print as JSON what Warmpath sees in a request: prompt, token ids, block hashes.
     Inspect(inspect::Arguments),
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
         .init();
     let done = match Arguments::parse().command {
         Command::Serve { config } => load(&config).and_then(serve),
-        Command::Check { config } => load(&config).and_then(|_| print_line(&format!("{}: ok", config.display()))),
+        Command::Check { config, deny_warnings } => check(&config, deny_warnings),
         Command::Inspect(arguments) => inspect(&arguments),
     };
     match done {
@@ -59,11 +62,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(path: &std::path::Path) -> Result<Config, ExitCode> {
+fn load(path: &Path) -> Result<Config, ExitCode> {
     Config::load(path).map_err(|error| {
         eprintln!("{}: {error}", path.display());
         ExitCode::from(BAD_INPUT)
     })
+}
+
+fn check(path: &Path, deny_warnings: bool) -> Result<(), ExitCode> {
+    let warnings = check::warnings(&load(path)?);
+    let file = path.display();
+    for warning in &warnings {
+        eprintln!("{file}: warning: {warning}");
+    }
+    match warnings.len() {
+        0 => print_line(&format!("{file}: ok")),
+        _ if deny_warnings => Err(ExitCode::from(BAD_INPUT)),
+        count => print_line(&format!("{file}: ok, with {count} warning(s)")),
+    }
 }
 
 /// Whoever closes standard output, as `head` does, has seen enough: that is no failure.

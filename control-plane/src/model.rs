@@ -1,6 +1,7 @@
 //! A Hugging Face model directory: what a pool's filters need to turn a request into tokens.
 
 mod images;
+mod patterns;
 mod template;
 
 use std::fmt::Display;
@@ -20,6 +21,9 @@ pub use template::Template;
 
 /// Longest file that is read from a model directory, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// What follows if [`Model::inexact_because`] says why.
+pub const INEXACT: &str = "the model cannot be used as a whole: what needs the missing part is routed by load";
 
 /// Bytes that filters fetch by their content address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,7 +206,11 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     let mut value = serde_json::from_slice(&json).map_err(|error| failed(&error))?;
     tk_convert::canonicalize_value(&mut value).map_err(|error| failed(&error))?;
     let canonical = serde_json::to_vec(&value).map_err(|error| failed(&error))?;
-    let tokenizer::Artefact { bytes, not_flat } = tokenizer::build(&canonical).map_err(|error| error.to_string())?;
+    let tokenizer::Artefact { bytes, not_flat } = tokenizer::build(&canonical).map_err(|error| {
+        let error = error.to_string();
+        let original = serde_json::from_slice(&json).unwrap_or_default();
+        patterns::unsupported(&original, &error).map_or(error, |why| failed(&why))
+    })?;
     if let Some(reason) = not_flat {
         tracing::warn!(
             directory = %directory.display(), reason,

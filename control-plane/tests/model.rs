@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use control_plane::config::PromptsConfig;
 use control_plane::model::Model;
 use prompt::{Body, Frontend, ModelText, Shape};
+use serde_json::{Value, json};
 
 /// A directory with these files.
 fn directory(name: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -128,4 +129,57 @@ fn a_processors_template_is_for_requests_without_tools() {
     let refused = "chat_template.json: `chat_template` is no text";
     assert_eq!(shipped(Frontend::Vllm), Err(refused.to_owned()));
     fs::remove_dir_all(&directory).unwrap();
+}
+
+/// GPT-2's, which the tokenizer library knows.
+const KNOWN_REGEX: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+#[test]
+fn a_regex_that_is_not_known_is_named_with_its_place() {
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let replace = |regex: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": "x"});
+    let refused = |part: Value| {
+        let mut tokenizer = json!({"normalizer": null, "pre_tokenizer": null,
+            "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}});
+        tokenizer
+            .as_object_mut()
+            .unwrap()
+            .extend(part.as_object().unwrap().clone());
+        let directory = directory("regex", &[("tokenizer.json", &tokenizer.to_string())]);
+        Model::load(&directory, &PromptsConfig::default()).tokenizer.err()
+    };
+    let why = "none of the regexes that can be matched here, which are those of known tokenizers";
+    let sequence = json!({"type": "Sequence", "pretokenizers": [split(KNOWN_REGEX), split(r"\d{1,5}")]});
+    let long = "é".repeat(1_000);
+    for (part, named) in [
+        (
+            json!({"pre_tokenizer": split("a+")}),
+            r#"pre_tokenizer.pattern.Regex: "a+""#.to_owned(),
+        ),
+        (
+            json!({"pre_tokenizer": sequence}),
+            r#"pre_tokenizer.pretokenizers[1].pattern.Regex: "\\d{1,5}""#.to_owned(),
+        ),
+        (
+            json!({"normalizer": replace("b|c"), "decoder": {"type": "Sequence", "decoders": [replace("d")]}}),
+            r#"normalizer.pattern.Regex: "b|c", decoder.decoders[0].pattern.Regex: "d""#.to_owned(),
+        ),
+        (
+            json!({"normalizer": replace(&long)}),
+            format!("normalizer.pattern.Regex: {:?}", "é".repeat(200)),
+        ),
+    ] {
+        assert_eq!(
+            refused(part.clone()),
+            Some(format!("tokenizer.json: {named}: {why}")),
+            "{part}"
+        );
+    }
+    assert_eq!(refused(json!({"pre_tokenizer": split(KNOWN_REGEX)})), None);
+    let of_another = refused(json!({"pre_tokenizer": split("a+"), "model": {"type": "WordSalad"}})).unwrap();
+    assert!(
+        of_another.starts_with("tokenizer.json is not supported: "),
+        "{of_another}"
+    );
 }

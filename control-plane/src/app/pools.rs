@@ -28,7 +28,7 @@ use crate::events::listen::Publishers;
 use crate::events::zmq::{Feed, FeedRank, Source};
 use crate::fleet::Member;
 use crate::index::{Grid, Shape};
-use crate::model::Model;
+use crate::model::{INEXACT, Model};
 use crate::parity::PoolParity;
 use crate::parity::probes::probes;
 use crate::parity::task::{Asker, Questions, end_grace};
@@ -246,11 +246,7 @@ async fn load(config: &PoolConfig) -> anyhow::Result<Model> {
         .await
         .context("loading the model")?;
     if let Some(because) = model.inexact_because() {
-        tracing::error!(
-            pool = config.name,
-            because,
-            "the model cannot be used as a whole: what needs the missing part is routed by load"
-        );
+        tracing::error!(pool = config.name, because, "{INEXACT}");
     }
     Ok(model)
 }
