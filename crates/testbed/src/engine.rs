@@ -15,6 +15,8 @@ use crate::{MODEL, artefacts};
 /// Settings of one engine; see `engine-sim --help`.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
+    /// What it is called in requests.
+    pub model: &'static str,
     /// Tokens per block.
     pub block_size: u32,
     /// KV blocks per rank.
@@ -47,6 +49,7 @@ impl Default for EngineOptions {
     /// Fast, so that tests need not wait, and roomy.
     fn default() -> Self {
         Self {
+            model: MODEL,
             block_size: 16,
             kv_blocks: 16_384,
             prefill_tokens_per_second: 1_000_000.0,
@@ -229,6 +232,7 @@ async fn launch(
 
 fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString>> {
     let EngineOptions {
+        model,
         block_size,
         kv_blocks,
         prefill_tokens_per_second,
@@ -244,7 +248,7 @@ fn arguments(options: &EngineOptions, wanted: &Listening) -> Result<Vec<OsString
         event_format,
     } = options;
     let mut args = Vec::new();
-    option(&mut args, "served-model-name", MODEL);
+    option(&mut args, "served-model-name", model);
     option(&mut args, "host", "127.0.0.1");
     option(&mut args, "port", port_of(Some(&wanted.http)));
     option(&mut args, "kv-events-port", port_of(wanted.kv_events.first()));
