@@ -1,17 +1,24 @@
-//! `warmpath inspect`: what Warmpath sees in a request, to settle "why is this a miss?".
+//! `warmpath inspect`: what Warmpath sees in a request, to settle "why is this a miss?". It is read as a filter reads it, within the
+//! same limits, so what is too large or costs too much is reported as what it is counted as.
+
+mod report;
+mod setup;
 
 use std::io::Read;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use prompt::{Body, BodyError, Frontend, Shape};
-use router_core::hash::{BlockHasher, BlockLayout, HashSeed, sequence_hashes};
-use serde::Serialize;
+use reading::DEFAULT_MAX_PROMPT_BYTES;
+use router_core::hash::{local_hashes, sequence_hashes};
+use router_core::ladder::Footing;
+use work::{Limits, Work};
 
-use crate::config::{self, PromptsConfig};
-use crate::model::{Model, PromptTokens};
+use crate::config;
+use crate::model::{Manner, Model, PromptTokens};
+pub use report::Report;
+use setup::{Named, Setup};
 
 /// Longest input that is read, in bytes.
 const MAX_INPUT_BYTES: u64 = 256 << 20;
@@ -19,6 +26,12 @@ const MAX_INPUT_BYTES: u64 = 256 << 20;
 /// What to look into.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// The control plane's configuration file: the request is read as its pool --pool reads it.
+    #[arg(long, requires = "pool", conflicts_with_all = ["model", "block_size", "frontend", "chat_template"])]
+    pub config: Option<PathBuf>,
+    /// The pool of that name in the configuration file. The request's model says whether it is for a LoRA adapter.
+    #[arg(long, requires = "config")]
+    pub pool: Option<String>,
     /// Hugging Face model directory (tokenizer.json, tokenizer_config.json, chat_template.jinja where there is one).
     #[arg(long)]
     pub model: Option<PathBuf>,
@@ -45,128 +58,147 @@ pub struct Arguments {
     /// A chat template in place of the model's own.
     #[arg(long)]
     pub chat_template: Option<PathBuf>,
+    /// The filter's `max_prompt_bytes`.
+    #[arg(long, default_value_t = DEFAULT_MAX_PROMPT_BYTES as u64, value_parser = clap::value_parser!(u64).range(0..=8 << 20))]
+    pub max_prompt_bytes: u64,
+    /// The filter's `work_ms`.
+    #[arg(long, default_value_t = Limits::DEFAULT.base / MILLISECOND, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    pub work_ms: u64,
+    /// The filter's `work_ms_per_mb`.
+    #[arg(long, default_value_t = Limits::DEFAULT.per_byte, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub work_ms_per_mb: u64,
     /// The request body; `-` reads standard input.
     pub file: PathBuf,
 }
 
-/// What Warmpath sees. Hashes are decimal texts, as JSON numbers end at 2^53.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// The rendered prompt; `None` if the request has token ids.
-    pub prompt: Option<String>,
-    /// Whether that is all of it. Otherwise it, and all below, ends where the first image or the like that is not known may
-    /// have a part in what follows.
-    pub is_whole: bool,
-    /// As the engine should make them.
-    pub token_ids: Vec<u32>,
-    /// Of every full block.
-    pub local_block_hashes: Vec<String>,
-    /// Of every full block.
-    pub sequence_hashes: Vec<String>,
-}
+/// In nanoseconds.
+const MILLISECOND: u64 = 1_000_000;
 
 /// Reads the input and reports on it.
 ///
 /// # Errors
-/// With what is wrong with arguments, model or input.
+/// With what is wrong with arguments, configuration or input. Of a request nothing is: the report says what becomes of it.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
-    let Arguments {
-        model,
-        block_size,
-        lora,
-        cache_namespace,
-        tokens,
-        path,
-        frontend,
-        chat_template,
-        file,
-    } = arguments;
-    let input = read_input(file)?;
-    if *tokens {
-        let ids = serde_json::from_slice(&input).context("--tokens needs a JSON array of token ids")?;
-        let tokens = PromptTokens {
-            ids,
-            text: None,
-            is_whole: true,
-            images: Vec::new(),
-        };
-        return report(tokens, *block_size, lora.as_deref(), cache_namespace.as_deref());
-    }
-    let model = model.as_ref().context("--model is needed, except with --tokens")?;
-    let prompts = PromptsConfig {
-        chat_template: chat_template.clone(),
-        ..PromptsConfig::of(*frontend)
+    let setup = Setup::of(arguments)?;
+    let input = read_input(&arguments.file)?;
+    let pool = setup.pool.as_ref().map(|(pool, _)| &*pool.name);
+    let report = Report {
+        lora: arguments.lora.clone(),
+        cache_namespace: arguments.cache_namespace.clone(),
+        ..Report::new(pool, setup.layout)
     };
-    let model = Model::load(model, &prompts);
+    match arguments.tokens {
+        true => of_tokens(&setup, &input, report),
+        false => of_body(arguments, &setup, &input, report).with_context(|| arguments.file.display().to_string()),
+    }
+}
+
+fn of_tokens(setup: &Setup, input: &[u8], report: Report) -> anyhow::Result<Report> {
+    let ids: Vec<u32> = serde_json::from_slice(input).context("--tokens needs a JSON array of token ids")?;
+    let tokens = PromptTokens {
+        blocks: sequence_hashes(local_hashes(&ids, setup.layout, report.seed())),
+        ids,
+        text: None,
+        is_whole: true,
+        images: Vec::new(),
+    };
+    Ok(report.of(tokens, setup.layout))
+}
+
+/// In the order in which a filter looks at a request.
+fn of_body(arguments: &Arguments, setup: &Setup, input: &[u8], mut report: Report) -> anyhow::Result<Report> {
+    let (length, most) = (input.len(), arguments.max_prompt_bytes);
+    if length as u64 > most {
+        let why = format!("the body has {length} bytes, more than the {most} of max_prompt_bytes");
+        let model = Body::model_of(input);
+        return not_read(setup, report, model.as_deref(), "prompt_too_large", why);
+    }
+    let body = match read_body(arguments.path.as_deref(), input)? {
+        Ok(body) => body,
+        Err(error) => return not_read(setup, report, None, error.reason(), error.to_string()),
+    };
+    report.is_batch = body.is_batch();
+    match setup.find(body.model(), "no_model")? {
+        Named::Base => {}
+        Named::Lora(name) => report.lora = report.lora.or(Some(name)),
+        Named::Nowhere(reason, why) => return Ok(report.at(Footing::pass(reason), Some(why))),
+    }
+    let salt = body
+        .cache_namespace(setup.prompts.rules.frontend, None)
+        .map(str::to_owned);
+    report.cache_namespace = report.cache_namespace.or(salt);
+    let limits = Limits {
+        base: arguments.work_ms.saturating_mul(MILLISECOND),
+        per_byte: arguments.work_ms_per_mb,
+    };
+    Ok(read_prompt(setup, &body, &Work::new(limits, length), report))
+}
+
+/// A body that is not read: its pool's load decides, if it is known which pool that is.
+fn not_read(
+    setup: &Setup,
+    report: Report,
+    model: Option<&str>,
+    reason: &'static str,
+    why: String,
+) -> anyhow::Result<Report> {
+    Ok(match setup.find(model, reason)? {
+        Named::Base | Named::Lora(_) => report.at(Footing::load(reason), Some(why)),
+        Named::Nowhere(reason, of_pool) => report.at(Footing::pass(reason), Some(format!("{why}; {of_pool}"))),
+    })
+}
+
+fn read_prompt(setup: &Setup, body: &Body<'_>, work: &Work, report: Report) -> Report {
+    let model = Model::load(&setup.model_dir, &setup.prompts);
     model.template.set_now(SystemTime::now());
-    let body = read_body(path.as_deref(), &input).with_context(|| file.display().to_string())?;
-    let salt = body.cache_namespace(*frontend, None).map(str::to_owned);
-    let tokens = prompt_tokens(&model, &body)?;
-    let namespace = cache_namespace.as_deref().or(salt.as_deref());
-    report(tokens, *block_size, lora.as_deref(), namespace)
+    let manner = Manner {
+        layout: setup.layout,
+        seed: report.seed(),
+        inject_tokens: setup.inject_tokens,
+    };
+    let read = model.read(body, manner, work);
+    // A filter reads no prompt that it does not look up, except for workers that take token ids.
+    let hides_the_rest = setup.has_no_events() && (read.is_ok() || !setup.inject_tokens);
+    let report = match read {
+        Ok(tokens) if tokens.is_whole => report.of(tokens, setup.layout),
+        Ok(tokens) => {
+            let report = report.of(tokens, setup.layout);
+            report.at(Footing::exact("text_before_media"), None)
+        }
+        Err(unread) => {
+            let report = report.at(Footing::load(unread.reason), Some(unread.why));
+            Report {
+                prompt: unread.text,
+                ..report
+            }
+        }
+    };
+    if !hides_the_rest {
+        return report;
+    }
+    let why = "no worker of the pool has kv_events".to_owned();
+    report.at(Footing::load("no_kv_events"), Some(why))
 }
 
 fn frontend(name: &str) -> Result<Frontend, &'static str> {
     config::frontend(name).ok_or("must be vllm or dynamo")
 }
 
-fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Body<'i>> {
+/// The body, or what is wrong with it whatever it is.
+fn read_body<'i>(path: Option<&str>, input: &'i [u8]) -> anyhow::Result<Result<Body<'i>, BodyError>> {
     if let Some(path) = path {
         let shape = Shape::of_path(path).with_context(|| format!("--path {path}: no prompt is known to go there"))?;
-        return Ok(Body::read(shape, input)?);
+        return Ok(Body::read(shape, input));
     }
     match Body::read(Shape::Chat, input) {
         Err(BodyError::NoPrompt(_)) => match Body::read(Shape::Completions, input) {
-            Err(BodyError::NoPrompt(_)) => bail!("the body has neither `messages` nor `prompt`"),
-            read => Ok(read?),
+            Err(BodyError::NoPrompt(_)) => {
+                bail!("the body has neither `messages` nor `prompt`; --path says what it is for")
+            }
+            read => Ok(read),
         },
-        read => Ok(read?),
+        read => Ok(read),
     }
-}
-
-fn prompt_tokens(model: &Model, body: &Body<'_>) -> anyhow::Result<PromptTokens> {
-    if let (Some(why), true) = (&model.template.unusable_because, body.is_conversation()) {
-        bail!("the chat template cannot be used: {why}");
-    }
-    let work = body.work();
-    let prompt = body.prompt_within(Some(&model.template.compiled), &work)?;
-    model.tokens(prompt, &work).map_err(|why| anyhow!(why))
-}
-
-fn report(
-    tokens: PromptTokens,
-    block_size: u32,
-    lora: Option<&str>,
-    namespace: Option<&str>,
-) -> anyhow::Result<Report> {
-    let layout = BlockLayout::plain(block_size).context("--block-size must be at least 1")?;
-    let PromptTokens {
-        ids,
-        text,
-        is_whole,
-        images,
-    } = tokens;
-    let mut hasher = BlockHasher::new(HashSeed::new(lora, namespace));
-    let local_hash = |(block, start)| {
-        let end = start + layout.tokens_per_block();
-        let reaches_in = |(range, _): &&(Range<usize>, u64)| range.start < end && start < range.end;
-        let identities: Vec<_> = images
-            .iter()
-            .filter(reaches_in)
-            .map(|(_, identity)| *identity)
-            .collect();
-        hasher.local(block, &identities)
-    };
-    let starts = (0..).step_by(layout.tokens_per_block());
-    let locals: Vec<_> = layout.blocks(&ids).zip(starts).map(local_hash).collect();
-    let sequence = sequence_hashes(locals.iter().copied());
-    Ok(Report {
-        prompt: text,
-        is_whole,
-        token_ids: ids,
-        local_block_hashes: locals.iter().map(|hash| hash.0.to_string()).collect(),
-        sequence_hashes: sequence.iter().map(|hash| hash.0.to_string()).collect(),
-    })
 }
 
 fn read_input(file: &Path) -> anyhow::Result<Vec<u8>> {

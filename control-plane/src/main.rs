@@ -39,7 +39,7 @@ enum Command {
         #[arg(long)]
         deny_warnings: bool,
     },
-    /// Print as JSON what Warmpath sees in a request: prompt, token ids, block hashes.
+    /// Print as JSON what Warmpath sees in a request: rung and reason, prompt, token ids, block hashes.
     Inspect(inspect::Arguments),
 }
 

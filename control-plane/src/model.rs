@@ -2,21 +2,19 @@
 
 mod images;
 mod patterns;
+mod prompts;
 mod template;
 
 use std::fmt::Display;
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
-use prompt::{Media, Piece, Prompt};
 use router_core::fleet::ArtefactId;
-use router_core::hash::media_hash;
 use tokenizer::Tokenizer;
-use work::Work;
 
 use crate::config::PromptsConfig;
+pub use prompts::{Manner, PromptTokens, Unread};
 pub use template::Template;
 
 /// Longest file that is read from a model directory, in bytes.
@@ -51,19 +49,6 @@ pub struct Model {
     pub template: Template,
 }
 
-/// A prompt as a filter sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PromptTokens {
-    /// The token ids.
-    pub ids: Vec<u32>,
-    /// The text, if the prompt came as one; if it is truncated, as it was before.
-    pub text: Option<String>,
-    /// Otherwise this is what stands before the first image or the like that is not known.
-    pub is_whole: bool,
-    /// Where among the ids its images are, and their identities in block hashes.
-    pub images: Vec<(Range<usize>, u64)>,
-}
-
 impl Model {
     /// Loads and tries out everything in `directory`: `tokenizer.json` and, where they are there, `tokenizer_config.json`,
     /// `chat_template.jinja`, `config.json` and the files of an image processor. A few seconds for a vocabulary of 150,000.
@@ -72,68 +57,6 @@ impl Model {
         let loaded = tokenizer.as_ref().ok().map(|(tokenizer, _)| tokenizer);
         let template = Template::load(directory, prompts, loaded);
         Self { tokenizer, template }
-    }
-
-    /// The token ids of a prompt, as far as they are known. `work` is that of its request.
-    ///
-    /// # Errors
-    /// If there is no tokenizer, or it fails.
-    pub fn tokens(&self, prompt: Prompt<'_>, work: &Work) -> Result<PromptTokens, String> {
-        let tokenizer = || Ok::<_, String>(&self.tokenizer.as_ref().map_err(|why| format!("tokenizer: {why}"))?.0);
-        let mut ids = Vec::new();
-        let text = match prompt {
-            Prompt::Tokens(ids) => {
-                return Ok(PromptTokens {
-                    ids,
-                    text: None,
-                    is_whole: true,
-                    images: Vec::new(),
-                });
-            }
-            Prompt::Text {
-                text,
-                media: Some(media),
-                add_special_tokens,
-            } => return with_media(tokenizer()?, &text, add_special_tokens, &media, work),
-            Prompt::Text {
-                text,
-                add_special_tokens,
-                media: None,
-            } => {
-                let encoded = tokenizer()?.encode_within(&text, add_special_tokens, work, &mut ids);
-                encoded.map_err(|error| error.to_string())?;
-                text.into_owned()
-            }
-            Prompt::Truncated {
-                text,
-                add_special_tokens,
-                truncation,
-            } => {
-                let tokenizer = tokenizer()?;
-                let encoded = tokenizer.encode_into(&text, add_special_tokens, &mut ids);
-                encoded.map_err(|error| error.to_string())?;
-                let around = if add_special_tokens { tokenizer.around() } else { [0; 2] };
-                ids = truncation.apply(&ids, around).map_err(|error| error.to_string())?;
-                text.into_owned()
-            }
-            Prompt::Pieces(pieces) => {
-                let tokenizer = tokenizer()?;
-                for piece in &pieces {
-                    let encoded = match piece {
-                        Piece::Special(token) => tokenizer.encode_within(token, false, work, &mut ids),
-                        Piece::Text(text) => tokenizer.encode_plain_into(text, work, &mut ids),
-                    };
-                    encoded.map_err(|error| error.to_string())?;
-                }
-                pieces.iter().map(Piece::as_str).collect()
-            }
-        };
-        Ok(PromptTokens {
-            ids,
-            text: Some(text),
-            is_whole: true,
-            images: Vec::new(),
-        })
     }
 
     /// What filters need of it, as far as it can be used.
@@ -152,51 +75,6 @@ impl Model {
             .collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
-}
-
-/// A prompt with media in it, up to the first that is not known.
-fn with_media(
-    tokenizer: &Tokenizer,
-    text: &str,
-    add_special_tokens: bool,
-    media: &Media,
-    work: &Work,
-) -> Result<PromptTokens, String> {
-    let mut encoded = Vec::new();
-    let (known, outcome) = match (media.are_known(), tokenizer.cutter()) {
-        (true, _) => {
-            let outcome = tokenizer.encode_within(text, add_special_tokens, work, &mut encoded);
-            (text, outcome)
-        }
-        (false, Some(cutter)) => {
-            let known = &text[..cutter.settled(text, media.before)];
-            if add_special_tokens {
-                encoded.extend_from_slice(cutter.prefix());
-            }
-            (known, cutter.encode_into(known, 0, work, &mut encoded))
-        }
-        (false, None) => ("", Ok(())),
-    };
-    outcome.map_err(|error| error.to_string())?;
-    let mut tokens = PromptTokens {
-        ids: Vec::with_capacity(encoded.len()),
-        text: Some(known.to_owned()),
-        is_whole: media.are_known(),
-        images: Vec::new(),
-    };
-    let mut images = media.images.iter().peekable();
-    for id in encoded {
-        match images.next_if(|image| image.token == id) {
-            None => tokens.ids.push(id),
-            Some(image) => {
-                let start = tokens.ids.len();
-                tokens.ids.resize(start + image.tokens, id);
-                let range = start..tokens.ids.len();
-                tokens.images.push((range, media_hash(&image.identifier)));
-            }
-        }
-    }
-    Ok(tokens)
 }
 
 fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {

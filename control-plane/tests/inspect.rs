@@ -2,10 +2,46 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
 use control_plane::inspect::{Arguments, Report, run};
 use prompt::Frontend;
 use router_core::hash::{BlockHasher, HashSeed, media_hash, sequence_hashes};
 use serde_json::Value;
+
+/// The arguments of a command line.
+#[derive(Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+/// The report, or the whole error.
+fn inspect(arguments: &[&str], file: &Path) -> Result<Report, String> {
+    let file = file.to_str().unwrap();
+    let line = CommandLine::try_parse_from(["inspect", file].iter().chain(arguments));
+    let line = line.map_err(|error| error.to_string())?;
+    run(&line.arguments).map_err(|error| format!("{error:#}").replace(file, "FILE"))
+}
+
+/// Of a request for which nothing else is said.
+fn report() -> Report {
+    Report {
+        rung: "exact",
+        reason: "ok",
+        explanation: None,
+        pool: None,
+        block_size: 16,
+        eagle: false,
+        lora: None,
+        cache_namespace: None,
+        is_batch: false,
+        prompt: None,
+        is_whole: true,
+        token_ids: Vec::new(),
+        local_block_hashes: Vec::new(),
+        sequence_hashes: Vec::new(),
+    }
+}
 
 const VECTORS: &str = include_str!("../../crates/router-core/tests/data/dynamo_hash_vectors.json");
 
@@ -23,26 +59,23 @@ fn hashes_equal_dynamos() {
     assert!(cases.len() > 10);
     for case in cases {
         let name = case["name"].as_str().unwrap();
-        let arguments = Arguments {
-            model: None,
-            block_size: case["kv_block_size"].as_u64().unwrap().try_into().unwrap(),
-            lora: case["lora_name"].as_str().map(str::to_owned),
-            cache_namespace: case["cache_namespace"].as_str().map(str::to_owned),
-            tokens: true,
-            path: None,
-            frontend: Frontend::Vllm,
-            chat_template: None,
-            file: input(name, &case["tokens"].to_string()),
-        };
+        let block_size = case["kv_block_size"].to_string();
+        let mut arguments = vec!["--tokens", "--block-size", &block_size];
+        let [lora, cache_namespace] = ["lora_name", "cache_namespace"].map(|key| case[key].as_str());
+        arguments.extend(lora.iter().flat_map(|lora| ["--lora", *lora]));
+        arguments.extend(cache_namespace.iter().flat_map(|name| ["--cache-namespace", *name]));
         let list = |key: &str| serde_json::from_value(case[key].clone()).unwrap();
         let expected = Report {
-            prompt: None,
-            is_whole: true,
+            block_size: block_size.parse().unwrap(),
+            lora: lora.map(str::to_owned),
+            cache_namespace: cache_namespace.map(str::to_owned),
             token_ids: serde_json::from_value(case["tokens"].clone()).unwrap(),
             local_block_hashes: list("local_block_hashes"),
             sequence_hashes: list("sequence_hashes"),
+            ..report()
         };
-        assert_eq!(run(&arguments).unwrap(), expected, "{name}");
+        let file = input(name, &case["tokens"].to_string());
+        assert_eq!(inspect(&arguments, &file), Ok(expected), "{name}");
     }
 }
 
@@ -65,18 +98,20 @@ fn inspected_of(
         "{} has no model: run scripts/setup test",
         model.display()
     );
-    let arguments = Arguments {
-        model: Some(model),
-        block_size: 4,
-        lora: None,
-        cache_namespace: None,
-        tokens: false,
-        path: path.map(str::to_owned),
-        frontend,
-        chat_template: None,
-        file: input(name, body),
+    let frontend = match frontend {
+        Frontend::Vllm => "vllm",
+        Frontend::Dynamo => "dynamo",
     };
-    let report = run(&arguments).map_err(|error| error.root_cause().to_string())?;
+    let mut arguments = vec![
+        "--model",
+        model.to_str().unwrap(),
+        "--block-size",
+        "4",
+        "--frontend",
+        frontend,
+    ];
+    arguments.extend(path.iter().flat_map(|path| ["--path", *path]));
+    let report = inspect(&arguments, &input(name, body))?;
     assert_eq!(report.sequence_hashes.len(), report.token_ids.len() / 4);
     assert_eq!(report.is_whole, !body.contains("image_url"));
     Ok((report.prompt, report.token_ids))
@@ -134,45 +169,20 @@ fn an_image_that_is_known_has_its_tokens_and_its_place_in_the_hashes() {
     // A PNG of 84 x 28 pixels.
     let body = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},{"type":"image_url","uuid":"cat",
         "image_url":{"url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAFQAAAAc"}},{"type":"text","text":"hi"}]}]}"#;
-    let arguments = Arguments {
-        model: Some(model.clone()),
-        block_size: 2,
-        lora: None,
-        cache_namespace: None,
-        tokens: false,
-        path: None,
-        frontend: Frontend::Vllm,
-        chat_template: None,
-        file: input("known-image", body),
-    };
     let ids = [6023, 151_655, 151_655, 151_655, 6023];
     let mut hasher = BlockHasher::new(HashSeed::PLAIN);
     let locals = [&ids[..2], &ids[2..4]].map(|block| hasher.local(block, &[media_hash("cat")]));
     let expected = Report {
+        block_size: 2,
         prompt: Some("hi<|image_pad|>hi".to_owned()),
-        is_whole: true,
         token_ids: ids.to_vec(),
         local_block_hashes: locals.map(|hash| hash.0.to_string()).to_vec(),
         sequence_hashes: sequence_hashes(locals).iter().map(|hash| hash.0.to_string()).collect(),
+        ..report()
     };
-    assert_eq!(run(&arguments).unwrap(), expected);
+    let arguments = ["--model", model.to_str().unwrap(), "--block-size", "2"];
+    assert_eq!(inspect(&arguments, &input("known-image", body)), Ok(expected));
     std::fs::remove_dir_all(&model).unwrap();
-}
-
-#[test]
-fn what_cannot_be_inspected_says_why() {
-    let error = |path, body| inspected("bad", path, body).unwrap_err();
-    assert_eq!(error(None, "{}"), "the body has neither `messages` nor `prompt`");
-    assert_eq!(
-        error(Some("/v1/chat/completions"), r#"{"prompt":"hi"}"#),
-        "the body has no `messages`"
-    );
-    assert_eq!(
-        error(Some("/v1/models"), "{}"),
-        "--path /v1/models: no prompt is known to go there"
-    );
-    let eof = "the body is not JSON: line 1, column 1: EOF while parsing an object";
-    assert_eq!(error(None, "{"), eof);
 }
 
 #[test]
@@ -228,9 +238,17 @@ fn gpt_oss_is_found_out_and_rendered_as_its_frontend_does() {
     let user = [200_006, 1428, 200_008, 27, 91, 419, 91, 29, 200_007, 200_006, 173_781];
     assert_eq!(ids[ids.len() - user.len()..], user);
     // Dynamo's frontend would render a template, which this directory has not.
-    let error = inspected_of("gptoss", Frontend::Dynamo, "oss-dynamo", path, body).unwrap_err();
-    assert_eq!(
-        error,
-        "the chat template cannot be used: the model has no chat template"
-    );
+    let model = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("target/models/gptoss");
+    let arguments = ["--model", model.to_str().unwrap(), "--frontend", "dynamo"];
+    let expected = Report {
+        rung: "load",
+        reason: "no_template",
+        explanation: Some("the model has no chat template".to_owned()),
+        is_whole: false,
+        ..report()
+    };
+    assert_eq!(inspect(&arguments, &input("oss-dynamo", body)), Ok(expected));
 }

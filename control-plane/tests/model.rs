@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use control_plane::config::PromptsConfig;
-use control_plane::model::Model;
+use control_plane::model::{Manner, Model};
 use prompt::{Body, Frontend, ModelText, Shape};
 use serde_json::{Value, json};
 
@@ -19,12 +19,10 @@ fn directory(name: &str, files: &[(&str, &str)]) -> PathBuf {
 }
 
 /// The ids of a body, or the reason that filters count.
-fn ids(model: &Model, shape: Shape, body: &str) -> Result<Vec<u32>, String> {
+fn ids(model: &Model, shape: Shape, body: &str) -> Result<Vec<u32>, &'static str> {
     let body = Body::read(shape, body.as_bytes()).unwrap();
-    let work = body.work();
-    let prompt = body.prompt_within(Some(&model.template.compiled), &work);
-    let prompt = prompt.map_err(|error| error.reason().to_owned())?;
-    model.tokens(prompt, &work).map(|tokens| tokens.ids)
+    let read = model.read(&body, Manner::default(), &body.work());
+    read.map(|prompt| prompt.ids).map_err(|unread| unread.reason)
 }
 
 /// As WordPiece and embedding models often come.
@@ -52,11 +50,8 @@ fn a_tokenizer_alone_is_enough_for_texts() {
     assert_eq!(ids(&model, Shape::Completions, r#"{"prompt":"warm"}"#), Ok(vec![1, 2]));
     assert_eq!(ids(&model, Shape::Completions, r#"{"prompt":[4,2]}"#), Ok(vec![4, 2]));
     let chat = r#"{"messages":[{"role":"user","content":"warm"}],"chat_template":"{{ bos_token }}"}"#;
-    assert_eq!(ids(&model, Shape::Chat, chat), Err("unsupported_field".to_owned()));
-    assert_eq!(
-        ids(&model, Shape::Chat, r#"{"messages":[]}"#),
-        Err("no_template".to_owned())
-    );
+    assert_eq!(ids(&model, Shape::Chat, chat), Err("unsupported_field"));
+    assert_eq!(ids(&model, Shape::Chat, r#"{"messages":[]}"#), Err("no_template"));
     // What the filters get says so, too: Dynamo's frontend adds no special tokens.
     let model = load(Frontend::Dynamo);
     assert_eq!(ids(&model, Shape::Completions, r#"{"prompt":"warm"}"#), Ok(vec![2]));

@@ -3,6 +3,7 @@
 //! Unknown keys are refused and all mistakes are told at once, so that a typing error is neither silently ignored
 //! nor found one reload at a time.
 
+use reading::{DEFAULT_MAX_PROMPT_BYTES, DEFAULT_MEMORY_BYTES};
 use serde_json::{Map, Value};
 use work::Limits;
 
@@ -66,12 +67,12 @@ impl Config {
         let config = Self {
             control_plane_cluster: reader.text("control_plane_cluster"),
             max_body_bytes: reader.count("max_body_bytes", 1..=256 << 20, 32 << 20),
-            max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, 4 << 20),
+            max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, DEFAULT_MAX_PROMPT_BYTES),
             work: Limits {
                 base: MILLISECOND.saturating_mul(reader.count("work_ms", 0..=1_000, 5) as u64),
                 per_byte: reader.count("work_ms_per_mb", 0..=10_000, 45) as u64,
             },
-            prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, 8 << 20),
+            prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, DEFAULT_MEMORY_BYTES),
             max_view_bytes: reader.count("max_view_bytes", 1 << 20..=896 << 20, 384 << 20),
             destinations: reader.count("destinations", 1..=16, 1),
             no_workers: reader.choice(

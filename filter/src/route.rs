@@ -1,20 +1,16 @@
 //! From a request to a decision.
 
-pub mod reading;
-
 use crate::artefacts::Artefacts;
-use crate::state::State;
+use crate::state::{State, artefacts_of};
 use memory::Memory;
 use prompt::token_data::Splice;
 use prompt::{Body, Shape};
-use reading::{Blocks, Extent, Reading, Recall, Whose, guess, understand};
+use reading::{Blocks, Extent, Reader, Reading, Recall};
 use router_core::Millis;
 use router_core::fleet::Pool;
 use router_core::hash::SequenceHash;
 use router_core::ladder::Footing;
 use router_core::router::{Decision, Prompt, Router};
-use serde::Deserialize;
-use std::borrow::Cow;
 use work::{Limits, Work};
 
 /// What is there of a request when it has to be routed.
@@ -181,7 +177,7 @@ impl<'s> Knowledge<'s> {
         let bytes = body.len() as u64;
         if body.len() > self.max_prompt_bytes {
             let reason = "prompt_too_large";
-            let (pool, _) = pool_of(router, model_of(body).as_deref(), reason)?;
+            let (pool, _) = pool_of(router, Body::model_of(body).as_deref(), reason)?;
             return Ok((pool, guess(pool, reason, bytes)));
         }
         let work = Work::new(self.limits, body.len());
@@ -207,6 +203,54 @@ impl<'s> Knowledge<'s> {
     }
 }
 
+/// What sets a prompt's blocks apart from others with the same tokens.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whose<'a> {
+    /// The adapter it is for.
+    lora: Option<&'a str>,
+    /// See [`Body::cache_namespace`].
+    tenant: Option<&'a str>,
+}
+
+/// Body to prompt to tokens to blocks. The error says which step failed.
+fn understand(
+    artefacts: &Artefacts,
+    memory: &mut Memory,
+    pool: &Pool,
+    whose: Whose<'_>,
+    body: &Body<'_>,
+    work: &Work,
+    now: Millis,
+) -> Result<Reading, &'static str> {
+    let tokenizer_id = pool.tokenizer.ok_or("no_tokenizer")?;
+    // Texts need the template, too: it says by whose rules they are read.
+    if artefacts_of(pool).any(|(id, _)| !artefacts.is_loaded(id)) {
+        return Err("not_loaded");
+    }
+    let reader = Reader {
+        tokenizer: artefacts.tokenizer(tokenizer_id).ok_or("tokenizer_unusable")?,
+        tokenizer_id,
+        template: pool.template.and_then(|id| artefacts.template(id)),
+        layout: pool.layout,
+        inject_tokens: pool.inject_tokens,
+        keep_tokens: false,
+    };
+    if let Some(template) = reader.template {
+        template.set_now(i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX));
+    }
+    let prompt = body
+        .prompt_within(reader.template, work)
+        .map_err(|error| error.reason())?;
+    let seed = reader.seed(body, whose.lora, whose.tenant);
+    let read = reader.read(memory, body, &prompt, seed, work);
+    read.map_err(|error| error.reason())
+}
+
+/// A prompt that is not read, of a body of so many bytes.
+fn guess(pool: &Pool, reason: &'static str, bytes: u64) -> Reading {
+    Reading::guessed(pool.inject_tokens, reason, bytes)
+}
+
 /// The pool of a model, and its adapter. Without a model, the pool if there is just one, as its workers take requests
 /// without.
 fn pool_of<'r>(
@@ -228,16 +272,6 @@ fn only_pool<'r>(router: &'r Router, reason: &'static str) -> Result<&'r Pool, &
         None => Ok(pool),
         Some(_) => Err(reason),
     }
-}
-
-/// The `model` of a body that is too large to be read as a whole; nothing else of it is kept.
-fn model_of(body: &[u8]) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct OnlyModel<'a> {
-        #[serde(borrow, default)]
-        model: Option<Cow<'a, str>>,
-    }
-    serde_json::from_slice::<OnlyModel<'_>>(body).ok()?.model
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use control_plane::config::PromptsConfig;
 use control_plane::dynamo::connect::connect;
 use control_plane::dynamo::load::wire::{Said, SequenceChange, said};
 use control_plane::dynamo::wire::{envelope, envelope_of_frames};
 use control_plane::events::zmtp::{Part, Role};
-use control_plane::model::Model;
+use control_plane::model::{Manner, Model};
 use http::HeaderValue;
 use prompt::{Body, Frontend, Shape};
 use router_core::hash::{BlockLayout, HashSeed, local_hashes, sequence_hashes};
@@ -165,8 +165,7 @@ async fn tenants_and_salts_enter_the_hashes_as_they_enter_dynamos() -> Result<()
 
             let bytes = body.to_string();
             let read = Body::read(shape, bytes.as_bytes())?;
-            let ids = model.tokens(read.prompt(Some(&model.template.compiled))?, &read.work());
-            let ids = ids.map_err(|why| anyhow!(why))?.ids;
+            let ids = model.read(&read, Manner::default(), &read.work())?.ids;
             // As `filter/src/headers.rs` reads them.
             let tenant = tenants
                 .iter()

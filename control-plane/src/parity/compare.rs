@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::probes::Probe;
 use super::vocabulary::Vocabulary;
-use crate::model::Model;
+use crate::model::{Manner, Model};
 
 /// Tokens shown before and after the first that differs.
 const AROUND: usize = 8;
@@ -54,11 +54,8 @@ pub struct Tokens {
 pub fn our_ids(model: &Model, probe: &Probe) -> Result<Vec<u32>, String> {
     let bytes = serde_json::to_vec(&probe.body).map_err(|error| error.to_string())?;
     let body = Body::read(probe.shape, &bytes).map_err(|error| error.to_string())?;
-    let work = body.work();
-    let prompt = body
-        .prompt_within(Some(&model.template.compiled), &work)
-        .map_err(|error| error.to_string())?;
-    model.tokens(prompt, &work).map(|tokens| tokens.ids)
+    let read = model.read(&body, Manner::default(), &body.work());
+    read.map(|prompt| prompt.ids).map_err(|unread| unread.why)
 }
 
 /// The first difference; `None` if there is none. `vocabulary` is only asked for if there is one.

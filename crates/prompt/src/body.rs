@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 use work::{Limits, Work};
 
@@ -186,6 +187,16 @@ impl<'a> Body<'a> {
             fields,
             model,
         })
+    }
+
+    /// The `model` of a body that is too large to be read as a whole; nothing else of it is kept.
+    pub fn model_of(bytes: &[u8]) -> Option<Cow<'_, str>> {
+        #[derive(Deserialize)]
+        struct OnlyModel<'a> {
+            #[serde(borrow, default)]
+            model: Option<Cow<'a, str>>,
+        }
+        serde_json::from_slice::<OnlyModel<'_>>(bytes).ok()?.model
     }
 
     pub fn shape(&self) -> Shape {

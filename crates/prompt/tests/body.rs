@@ -354,3 +354,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn model_of_a_body_that_is_not_read() {
+    let cases = [
+        (r#"{"messages":[{"content":"x"}],"model":"m","n":1}"#, Some("m")),
+        (r#"{"model":"a\"b"}"#, Some("a\"b")),
+        (r#"{"messages":[]}"#, None),
+        (r#"{"model":7}"#, None),
+        (r#"{"model":"m""#, None),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(Body::model_of(body.as_bytes()).as_deref(), expected, "{body}");
+    }
+}

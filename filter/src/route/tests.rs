@@ -1,7 +1,7 @@
 mod prompts;
 
-use super::reading::BYTES_PER_TOKEN;
 use super::*;
+use reading::BYTES_PER_TOKEN;
 use router_core::cost::CostWeights;
 use router_core::fleet::{ArtefactId, Fleet, ModelName};
 use router_core::hash::BlockLayout;
@@ -149,18 +149,4 @@ fn prompts_that_would_not_be_looked_up_are_not_read() {
     lost.set_max_staleness(0);
     lost.link_down(Millis(0));
     check(&lost, body, Ok(("p", "view_too_old")));
-}
-
-#[test]
-fn model_of_a_body_that_is_not_read() {
-    let cases = [
-        (r#"{"messages":[{"content":"x"}],"model":"m","n":1}"#, Some("m")),
-        (r#"{"model":"a\"b"}"#, Some("a\"b")),
-        (r#"{"messages":[]}"#, None),
-        (r#"{"model":7}"#, None),
-        (r#"{"model":"m""#, None),
-    ];
-    for (body, expected) in cases {
-        assert_eq!(model_of(body.as_bytes()).as_deref(), expected, "{body}");
-    }
 }

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 use control_plane::config::PromptsConfig;
-use control_plane::model::{Model, PromptTokens};
+use control_plane::model::{Manner, Model, PromptTokens, Unread};
 use prompt::{Body, Frontend, Shape};
 use serde_json::Value;
 use testbed::{Client, workspace_root};
@@ -109,6 +109,12 @@ fn last_prompt(record: &Path) -> Result<Vec<u32>> {
     Ok(serde_json::from_str(last)?)
 }
 
+/// Whether the prompt is known, and none of it stands before an image for certain.
+fn is_settled_nowhere(error: &anyhow::Error) -> bool {
+    let unread = error.downcast_ref::<Unread>();
+    unread.is_some_and(|unread| unread.reason == "multimodal" && unread.text.is_some())
+}
+
 /// What our own crates make of requests.
 struct Ours(Model);
 
@@ -129,10 +135,7 @@ impl Ours {
         let shape = Shape::of_path(path).context("a path without a prompt")?;
         let body = body.to_string();
         let body = Body::read(shape, body.as_bytes())?;
-        let work = body.work();
-        let prompt = body.prompt_within(Some(&self.0.template.compiled), &work)?;
-        let tokens = self.0.tokens(prompt, &work);
-        tokens.map_err(|why| anyhow::anyhow!("{why}"))
+        Ok(self.0.read(&body, Manner::default(), &body.work())?)
     }
 
     /// How our prompt differs from theirs, or before an image what they begin with.
@@ -149,6 +152,7 @@ impl Ours {
                     "from token {equal} on:\nours   {ids:?}\ntheirs {theirs:?}\nours   {text:?}"
                 ))
             }
+            Err(error) if is_settled_nowhere(&error) => None,
             Err(error) => Some(format!("none of ours: {error:#}")),
         }
     }

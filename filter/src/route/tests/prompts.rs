@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::artefacts::Kind;
-use crate::route::reading::Whose;
 use proptest::prelude::*;
 use router_core::hash::{BlockHasher, HashSeed, local_hashes, media_hash, sequence_hashes};
 use serde_json::{Map, Value, json};
