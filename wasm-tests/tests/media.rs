@@ -1,13 +1,10 @@
 //! Prompts with images: those of which all is known are routed like others, others by what stands before.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed, model_dir, workspace_root};
+use testbed::{ControlPlaneOptions, EngineOptions, EnvoyOptions, Mode, Testbed, vision_model};
 use wasm_tests::prompts::{chat, message, words};
 use wasm_tests::state::{Decisions, Truth};
 use wasm_tests::{gateway, run, settled, shared_tokens, synced, tokens};
@@ -53,33 +50,9 @@ async fn images_go_where_the_text_before_them_is() -> Result<()> {
     Ok(())
 }
 
-/// As those of Qwen-VL do it: a placeholder where the image was.
-const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}\
-    {% else %}{% for p in m.content %}{% if p.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
-    {% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}\
-    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
-/// A model of the Qwen-VL family, by Qwen3's tokenizer.
-fn vision_model(dir: &Path) -> Result<PathBuf> {
-    let (from, to) = (model_dir()?, dir.join("vision-model"));
-    fs::create_dir_all(&to)?;
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(from.join(file), to.join(file)).context(file)?;
-    }
-    let processor = json!({"image_processor_type": "Qwen2VLImageProcessorFast", "patch_size": 14, "merge_size": 2,
-        "min_pixels": 3_136, "max_pixels": 12_845_056});
-    fs::write(to.join("chat_template.jinja"), TEMPLATE)?;
-    fs::write(to.join("preprocessor_config.json"), processor.to_string())?;
-    fs::write(
-        to.join("config.json"),
-        r#"{"model_type": "qwen2_5_vl", "image_token_id": 151655}"#,
-    )?;
-    Ok(to)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_goes_where_its_image_and_what_follows_are() -> Result<()> {
-    let model_dir = vision_model(&workspace_root().join("target/testbed"))?;
+    let model_dir = vision_model()?;
     let options = EngineOptions {
         model_dir: Some(model_dir.clone()),
         ..EngineOptions::default()

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use testbed::{
-    Client, ControlPlaneOptions, EngineOptions, Envoy, EnvoyOptions, Mode, Payload, Request, Testbed, workspace_root,
+    Client, ControlPlaneOptions, EngineOptions, Envoy, EnvoyOptions, Mode, Payload, Request, Testbed, vision_model,
+    workspace_root,
 };
 use work::hostile::{Hostile, requests};
 
@@ -21,8 +22,9 @@ use crate::percentile::rounded;
 use crate::ready::warmpath_ready;
 
 /// Directories under `target/models`.
-const MODELS: [&str; 7] = [
+const MODELS: [&str; 8] = [
     "qwen3",
+    VISION,
     "deepseek_v3",
     "llama3_1",
     "gptoss",
@@ -30,6 +32,9 @@ const MODELS: [&str; 7] = [
     "afaanoromo_unigram",
     "afaanoromo_wordpiece",
 ];
+
+/// Qwen3 made to take images, of which all is known.
+const VISION: &str = "qwen_vl";
 
 /// Length of a body in bytes.
 const BYTES: usize = 1_000_000;
@@ -96,6 +101,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 /// The model's directory; for one that comes as a tokenizer alone, a copy with a template, and with an unknown token, so that it
 /// refuses no text.
 fn directory(model: &str) -> Result<PathBuf> {
+    if model == VISION {
+        return vision_model();
+    }
     let directory = workspace_root().join("target/models").join(model);
     ensure!(directory.is_dir(), "no model {model}: run scripts/setup test");
     if directory.join("tokenizer_config.json").exists() {

@@ -63,6 +63,10 @@ pub(crate) fn conversation<'a>(
     stand_in: StandIn,
     work: &Work,
 ) -> Result<Vec<Message<'a>>, PromptError> {
+    // For the first rendering, values were paid for with the body.
+    if matches!(stand_in, StandIn::Mark { .. }) {
+        work.take(messages.iter().map(Json::nodes).sum(), NODE)?;
+    }
     let mut stand_in = stand_in;
     let read = |message| {
         let message = Message::read(message, format, order, stand_in, work)?;

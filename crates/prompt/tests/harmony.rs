@@ -147,3 +147,33 @@ fn the_day_must_be_known() {
         Err("template_error")
     );
 }
+
+#[test]
+fn outputs_belong_to_the_last_call_before_them() {
+    let call = |name| json!({"type": "function_call", "call_id": "c", "name": name, "arguments": ""});
+    let output = json!({"type": "function_call_output", "call_id": "c", "output": ""});
+    let authors = |items: &[&Value]| {
+        let pieces = pieces(&harmony(), Shape::Responses, &json!({"input": items}));
+        let author = |piece: Piece| Some(piece.as_str().strip_prefix("functions.")?.to_owned());
+        pieces.map(|pieces| pieces.into_iter().filter_map(author).collect::<Vec<_>>())
+    };
+    let told = authors(&[&call("f"), &output, &call("g"), &output, &output]).unwrap();
+    assert_eq!(told, ["f", "g", "g"]);
+    let before_all = authors(&[&output, &call("f")]).map_err(|error| error.reason());
+    assert_eq!(before_all, Err("bad_field"));
+}
+
+#[test]
+fn of_properties_with_one_name_the_first_gives_the_place_and_the_last_the_value() {
+    let body = r#"{"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f", "parameters":
+        {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "boolean"}, "a": {"type": "number"}}}}}]}"#;
+    let body = Body::read(Shape::Chat, body.as_bytes()).unwrap();
+    let Prompt::Pieces(pieces) = body.prompt(Some(&harmony())).unwrap() else {
+        panic!("no pieces")
+    };
+    let text: String = pieces.iter().map(Piece::as_str).collect();
+    assert!(
+        text.contains("= (_: {\na?: number,\nb?: boolean,\n}) => any;"),
+        "{text}"
+    );
+}

@@ -4,6 +4,7 @@
 use prompt::template::output_limit;
 use prompt::token_data::Splice;
 use prompt::{Body, ChatTemplate, Frontend, ModelText, Prompt, Rules, Shape};
+use work::{Limits, Work};
 
 const SHAPES: [Shape; 5] = [
     Shape::Chat,
@@ -201,5 +202,33 @@ fn templates_end_where_their_limits_are() {
                 "{source}: {reason}"
             );
         }
+    }
+}
+
+/// With an image that is not known, a template gets every value twice.
+#[test]
+fn values_are_paid_for_in_each_rendering() {
+    const MESSAGES: usize = 1_000;
+    let image = r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}"#;
+    let text = r#"{"role":"user","content":[{"type":"text","text":"x"}]}"#;
+    for frontend in FRONTENDS {
+        let template = compile("{{ messages[-1].content }}", frontend);
+        let cost = |last: &str| {
+            let body = format!(
+                r#"{{"messages":[{}{last}]}}"#,
+                r#"{"role":"user","content":""},"#.repeat(MESSAGES)
+            );
+            let work = Work::new(Limits::DEFAULT, body.len());
+            let before = work.left();
+            let body = Body::read(Shape::Chat, body.as_bytes()).unwrap();
+            let _ = body.prompt_within(Some(&template), &work);
+            before - work.left()
+        };
+        let (once, twice) = (cost(text), cost(image));
+        // Of each message, an object with two values.
+        assert!(
+            twice >= once + 3 * 150 * MESSAGES as u64,
+            "{frontend:?}: {once} and {twice}"
+        );
     }
 }

@@ -11,6 +11,9 @@ use crate::{BYTES_PER_TOKEN, Blocks, Extent, ReadError, Reader, Reading, Recall}
 /// Tokens of an image or the like, to guess at prompts with such: models make some hundred to some thousand of one.
 const TOKENS_PER_MEDIUM: u64 = 1_000;
 
+/// What it costs to copy and hash a token once more, in nanoseconds (see [`work`]).
+const HASHED_TOKEN: u64 = 5;
+
 /// What it takes to read one prompt, of any form.
 pub(crate) struct Call<'r> {
     pub(crate) memory: &'r mut Memory,
@@ -106,6 +109,9 @@ impl Call<'_> {
             true => self.reader.tokenizer.around(),
             false => [0; 2],
         };
+        // What is left has other blocks than the whole.
+        let again = self.work.take(read.tokens.len(), HASHED_TOKEN);
+        again.map_err(EncodeError::from)?;
         let kept = truncation.apply(&read.tokens, around)?;
         Ok(self.ids(&kept, recall(text.len(), &read)))
     }

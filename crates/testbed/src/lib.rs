@@ -30,6 +30,7 @@ mod envoy;
 mod etcd;
 mod manifest;
 mod process;
+mod vision;
 mod wait;
 mod wire;
 
@@ -41,6 +42,7 @@ pub use engine::{Engine, EngineOptions};
 pub use envoy::{Envoy, EnvoyOptions, Mode};
 pub use etcd::{Etcd, EtcdApi, EtcdTls};
 pub use process::Process;
+pub use vision::vision_model;
 pub use wait::{DEADLINE, eventually};
 pub use wire::{Relay, Wire};
 

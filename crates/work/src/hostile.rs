@@ -1,7 +1,7 @@
 //! Request bodies that are made to cost much, of any length.
 //!
 //! Each aims at one thing that reading a prompt consists of: JSON, conversions, the template, normalizing, cutting into
-//! words, merging.
+//! words, merging, images, truncation.
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ pub fn requests(bytes: usize) -> Vec<Hostile> {
         path: CHAT,
         body: format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}]}}"#),
     });
-    texts.chain(structures(bytes)).collect()
+    let all = texts.chain(structures(bytes)).chain(of_harmony(bytes));
+    all.chain(images(bytes)).chain(truncated(bytes)).collect()
 }
 
 /// Texts, as they stand in JSON.
@@ -189,6 +190,98 @@ fn structures(bytes: usize) -> Vec<Hostile> {
             name: "a batch of texts",
             path: COMPLETIONS,
             body: format!(r#"{{"prompt":[{}"x"]}}"#, many("\"\",")),
+        },
+    ]
+}
+
+/// What gpt-oss's format does by code of its own. For other models these are bodies like others.
+fn of_harmony(bytes: usize) -> Vec<Hostile> {
+    const LEVELS: usize = 50;
+    let properties: String = (0..bytes / 12).map(|n| format!("\"k{n}\":{n},")).collect();
+    let (variants, ends) = (r#"{"nullable":true,"oneOf":["#.repeat(LEVELS), "]}".repeat(LEVELS));
+    let value = repeated("nul", bytes);
+    let of_tool = |name, parameters| Hostile {
+        name,
+        path: RESPONSES,
+        body: format!(
+            r#"{{"input":"x","tools":[{{"type":"function","name":"f","description":"","parameters":{parameters}}}]}}"#
+        ),
+    };
+    vec![
+        of_tool(
+            "properties of a tool",
+            format!(r#"{{"type":"object","properties":{{{properties}"a":0}}}}"#),
+        ),
+        of_tool(
+            "variants in a tool that may be null",
+            format!(r#"{variants}{{"type":"string","enum":["{value}"]}}{ends}"#),
+        ),
+        Hostile {
+            name: "outputs of a call",
+            path: RESPONSES,
+            body: format!(
+                r#"{{"input":[{{"type":"function_call","call_id":"a","name":"f","arguments":"{{}}"}},{}{{"role":"user","content":"x"}}]}}"#,
+                repeated(r#"{"type":"function_call_output","call_id":"a","output":""},"#, bytes)
+            ),
+        },
+    ]
+}
+
+/// Images in `data:` URLs, of which only the start is there.
+fn images(bytes: usize) -> Vec<Hostile> {
+    const SMALL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABwAAAAc";
+    const LARGE: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAMsgAADLI";
+    // A JPEG file of many segments without content, before the one that has the size.
+    let photo = format!(
+        "data:image/jpeg;base64,/9j/4QAC/+EAAv/h{}AAL/wAARCABAAEADAQAAAAAA",
+        repeated("AAL/4QAC/+EAAv/h", bytes.min(200_000))
+    );
+    let known = |url: &str| format!(r#"{{"type":"image_url","image_url":{{"url":"{url}"}},"uuid":"a"}},"#);
+    let unknown = format!(r#"{{"type":"image_url","image_url":{{"url":"{SMALL}"}}}},{{"type":"text","text":"x"}},"#);
+    let chat = |name, turns: &str, parts: &str| Hostile {
+        name,
+        path: CHAT,
+        body: format!(r#"{{"messages":[{turns}{{"role":"user","content":[{parts}{{"type":"text","text":"x"}}]}}]}}"#),
+    };
+    let turns = r#"{"role":"user","content":""},{"role":"assistant","content":""},"#;
+    vec![
+        chat("small images", "", &repeated(&known(SMALL), bytes)),
+        chat("large images", "", &repeated(&known(LARGE), bytes)),
+        chat(
+            "photos",
+            "",
+            &repeated(&known(&photo), bytes.max(photo.len().saturating_add(100))),
+        ),
+        chat("images that are not known", "", &repeated(&unknown, bytes)),
+        chat("empty turns before an image", &repeated(turns, bytes), &unknown),
+        chat(
+            "empty turns before an image that is known",
+            &repeated(turns, bytes),
+            &known(SMALL),
+        ),
+    ]
+}
+
+/// Texts of which an engine keeps some tokens.
+fn truncated(bytes: usize) -> Vec<Hostile> {
+    let digits = random(bytes, &('0'..='9').collect::<Vec<_>>());
+    let words = repeated("hello world, ", bytes);
+    let most = r#""truncate_prompt_tokens":4000000000"#;
+    vec![
+        Hostile {
+            name: "truncated digits",
+            path: COMPLETIONS,
+            body: format!(r#"{{{most},"prompt":"{digits}"}}"#),
+        },
+        Hostile {
+            name: "truncated words",
+            path: COMPLETIONS,
+            body: format!(r#"{{{most},"prompt":"{words}"}}"#),
+        },
+        Hostile {
+            name: "a truncated chat",
+            path: CHAT,
+            body: format!(r#"{{{most},"messages":[{{"role":"user","content":"{words}"}}]}}"#),
         },
     ]
 }

@@ -1,3 +1,4 @@
+mod hostile;
 mod prompts;
 
 use super::*;

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use minijinja::Value;
 use work::Work;
 
-use crate::body::{Prompt, Shape};
+use crate::body::{NODE, Prompt, Shape};
 use crate::error::PromptError;
 use crate::images::Images;
 use crate::json::Json;
@@ -52,6 +52,10 @@ pub(crate) fn conversation(
     // Where the template leaves media out, their place is not known, whatever it takes.
     let Rendered { text, media } =
         media::located(template.rules(), ContentFormat::Parts, Images::default(), |stand_in| {
+            // For the first rendering, values were paid for with the body.
+            if stand_in == StandIn::MARK {
+                work.take(fields.nodes(), NODE)?;
+            }
             render(&chat, stand_in, work, template, habits)
         })?;
     Ok(Prompt::Text {

@@ -1,6 +1,7 @@
 //! OpenAI's responses as Harmony messages: `_render_responses_with_harmony` and `response_input_to_harmony`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use work::Work;
 
@@ -66,21 +67,24 @@ fn tools<'r>(fields: &'r Json<'_>) -> Result<Vec<Tool<'r>>, PromptError> {
 
 fn messages<'r>(items: &'r [Json<'_>]) -> Result<Vec<Message<'r>>, PromptError> {
     let mut messages = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
+    // Of the calls so far, by their ids.
+    let mut names = BTreeMap::new();
+    for item in items {
         let text_of = |key| item.get(key).and_then(Json::as_str);
         let required = |key| text_of(key).ok_or_else(|| bad("input", &format!("has an item without the text `{key}`")));
         match item.get_set("type").and_then(Json::as_str) {
             None | Some("message") => messages.extend(said(item, required("role")?)?),
             Some("reasoning") => messages.extend(reasoning(item)?),
-            Some("function_call") => messages.push(Message::Call {
-                name: required("name")?,
-                arguments: Cow::Borrowed(required("arguments")?),
-            }),
+            Some("function_call") => {
+                let name = required("name")?;
+                names.insert(text_of("call_id"), name);
+                messages.push(Message::Call {
+                    name,
+                    arguments: Cow::Borrowed(required("arguments")?),
+                });
+            }
             Some("function_call_output") => {
-                let id = required("call_id")?;
-                let mut before = items.iter().take(index).rev();
-                let call = before.find(|item| is_call(item, id));
-                let name = call.and_then(|call| call.get("name")?.as_str());
+                let name = names.get(&Some(required("call_id")?)).copied();
                 messages.push(Message::Result {
                     name: name.ok_or_else(|| bad("input", "has an output without a call"))?,
                     content: Cow::Borrowed(required("output")?),
@@ -93,11 +97,6 @@ fn messages<'r>(items: &'r [Json<'_>]) -> Result<Vec<Message<'r>>, PromptError> 
         }
     }
     Ok(messages)
-}
-
-fn is_call(item: &Json<'_>, id: &str) -> bool {
-    let text_of = |key| item.get(key).and_then(Json::as_str);
-    text_of("type") == Some("function_call") && text_of("call_id") == Some(id)
 }
 
 fn said<'r>(item: &'r Json<'_>, role: &str) -> Result<Option<Message<'r>>, PromptError> {

@@ -1,7 +1,7 @@
 //! Tools as TypeScript types, as the Harmony library writes them (`json_schema_to_typescript` and
 //! `template_tools_section` of `oss-harmony` 0.0.11, with its oddities).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Tool;
 use crate::error::PromptError;
@@ -14,6 +14,7 @@ pub(super) fn tools_section(tools: &[Tool<'_>], out: &mut String, limit: usize) 
     out.push_str("# Tools\n\n## functions\n\nnamespace functions {\n");
     let mut writer = Writer {
         limit: out.len().saturating_add(limit),
+        null_until: 0,
         out,
     };
     for tool in tools {
@@ -33,6 +34,8 @@ pub(super) fn tools_section(tools: &[Tool<'_>], out: &mut String, limit: usize) 
 struct Writer<'o> {
     out: &'o mut String,
     limit: usize,
+    /// Where the last schema ends whose text says that it may be null.
+    null_until: usize,
 }
 
 impl Writer<'_> {
@@ -109,11 +112,16 @@ impl Writer<'_> {
             .iter()
             .filter_map(Json::as_str)
             .collect();
-        if let Some(properties @ Json::Object(entries)) = schema.get("properties") {
+        if let Some(Json::Object(entries)) = schema.get("properties") {
             // Of duplicate keys the first gives the place and the last the value, as in Python.
-            let mut seen = BTreeSet::new();
-            let keys = entries.iter().map(|(key, _)| &**key).filter(|key| seen.insert(*key));
-            for (key, property) in keys.filter_map(|key| Some((key, properties.get(key)?))) {
+            let mut properties = BTreeMap::new();
+            for (key, property) in entries {
+                properties.insert(&**key, Some(property));
+            }
+            for key in entries.iter().map(|(key, _)| &**key) {
+                let Some(property) = properties.get_mut(key).and_then(Option::take) else {
+                    continue;
+                };
                 let mark = if required.contains(key) { "" } else { "?" };
                 self.property(key, mark, property, indent)?;
             }
@@ -189,10 +197,15 @@ impl Writer<'_> {
     fn nullable(&mut self, schema: &Json<'_>, indent: &str) -> Result<(), PromptError> {
         let start = self.out.len();
         self.schema(schema, indent)?;
-        let is_nullable = matches!(schema.get("nullable"), Some(Json::Bool(true)));
-        if is_nullable && !self.out.get(start..).is_some_and(|text| text.contains("null")) {
+        if !matches!(schema.get("nullable"), Some(Json::Bool(true))) {
+            return Ok(());
+        }
+        // What a schema within says is not looked for again: with many levels that would be the same text many times.
+        let is_shown = self.null_until > start || self.out.get(start..).is_some_and(|text| text.contains("null"));
+        if !is_shown {
             self.put(&[" | null"])?;
         }
+        self.null_until = self.out.len();
         Ok(())
     }
 
