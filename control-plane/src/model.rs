@@ -83,19 +83,15 @@ fn load_tokenizer(directory: &Path) -> Result<(Tokenizer, Artefact), String> {
     // The tokenizer library reads the canonical layout only, so whatever Hugging Face wrote is converted here.
     let mut value = serde_json::from_slice(&json).map_err(|error| failed(&error))?;
     tk_convert::canonicalize_value(&mut value).map_err(|error| failed(&error))?;
+    // What makes texts of ids is of no use here, and may have what the library refuses.
+    value.as_object_mut().and_then(|tokenizer| tokenizer.remove("decoder"));
     let canonical = serde_json::to_vec(&value).map_err(|error| failed(&error))?;
-    let tokenizer::Artefact { bytes, not_flat } = tokenizer::build(&canonical).map_err(|error| {
+    let artefact = tokenizer::build(&canonical).map_err(|error| {
         let error = error.to_string();
         let original = serde_json::from_slice(&json).unwrap_or_default();
         patterns::unsupported(&original, &error).map_or(error, |why| failed(&why))
     })?;
-    if let Some(reason) = not_flat {
-        tracing::warn!(
-            directory = %directory.display(), reason,
-            "the tokenizer has no flat tables: filters take about a second and ten times the memory to load it"
-        );
-    }
-    let artefact = Artefact::new(bytes);
+    let artefact = Artefact::new(artefact);
     let tokenizer = Tokenizer::load(artefact.content.to_vec()).map_err(|error| error.to_string())?;
     Ok((tokenizer, artefact))
 }

@@ -158,7 +158,8 @@ fn a_regex_that_is_not_known_is_named_with_its_place() {
         ),
         (
             json!({"normalizer": replace("b|c"), "decoder": {"type": "Sequence", "decoders": [replace("d")]}}),
-            r#"normalizer.pattern.Regex: "b|c", decoder.decoders[0].pattern.Regex: "d""#.to_owned(),
+            // What makes texts of ids is of no use.
+            r#"normalizer.pattern.Regex: "b|c""#.to_owned(),
         ),
         (
             json!({"normalizer": replace(&long)}),

@@ -55,7 +55,7 @@ pub struct Artefacts {
 enum Artefact {
     /// Not loaded yet.
     Bytes(Vec<u8>),
-    Tokenizer(Tokenizer),
+    Tokenizer(Box<Tokenizer>),
     Template(Box<ChatTemplate>),
     /// Could not be loaded.
     Unusable,
@@ -218,7 +218,7 @@ fn load(kind: Kind, bytes: Vec<u8>) -> Result<Artefact, String> {
     match kind {
         Kind::Tokenizer => {
             let tokenizer = Tokenizer::load(bytes).map_err(|error| error.to_string())?;
-            Ok(Artefact::Tokenizer(tokenizer))
+            Ok(Artefact::Tokenizer(Box::new(tokenizer)))
         }
         Kind::Template => {
             let text: ModelText = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;

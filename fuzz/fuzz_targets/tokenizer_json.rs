@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenizer::Tokenizer;
+use tokenizer::{Library, Tokenizer};
 
 // Panics of the library are caught where it is called; libFuzzer's own hook would end the process before.
 fuzz_target!(init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))), |json: &[u8]| {
@@ -17,20 +17,19 @@ fuzz_target!(init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))),
     let Ok(artefact) = tokenizer::build(canonical.as_bytes()) else {
         return;
     };
-    let built = Tokenizer::load(artefact.bytes).expect("it was built");
+    let built = Tokenizer::load(artefact).expect("it was built");
     // The library looks for tokens that match normalized text behind marked spaces, where it misses some.
     if canonical.contains("MetaspaceNormalizer") && canonical.contains("\"normalized\":true") {
         return;
     }
     // The library wants a token for every byte; `build` adds those that are never needed.
-    let Ok(library) = Tokenizer::from_json(canonical.as_bytes()) else {
+    let Ok(library) = Library::from_json(canonical.as_bytes()) else {
         return;
     };
     for text in ["abc  abcab \u{e9}<|end|>word", "\u{65e5}\u{672c} e\u{301}x", ""] {
-        let ids = [&built, &library].map(|tokenizer| {
-            let mut ids = Vec::new();
-            tokenizer.encode_into(text, true, &mut ids).ok().map(|()| ids)
-        });
-        assert_eq!(ids[0], ids[1], "{text:?}");
+        let (mut ids, mut expected) = (Vec::new(), Vec::new());
+        let ids = built.encode_into(text, true, &mut ids).ok().map(|()| ids);
+        let expected = library.encode_into(text, true, &mut expected).ok().map(|()| expected);
+        assert_eq!(ids, expected, "{text:?}");
     }
 });

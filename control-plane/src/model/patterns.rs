@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 /// Where patterns may stand.
-const FIELDS: [&str; 3] = ["normalizer", "pre_tokenizer", "decoder"];
+const FIELDS: [&str; 2] = ["normalizer", "pre_tokenizer"];
 /// Characters of a pattern that are shown.
 const MAX_SHOWN_CHARS: usize = 200;
 

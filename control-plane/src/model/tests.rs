@@ -77,7 +77,7 @@ fn images_of(
                           "normalized": false, "special": true}],
         "model": {"type": "BPE", "byte_level": true, "vocab": vocab, "merges": []}});
     let built = tokenizer::build(tokenizer.to_string().as_bytes()).unwrap();
-    let tokenizer = Tokenizer::load(built.bytes).unwrap();
+    let tokenizer = Tokenizer::load(built).unwrap();
     static DIRECTORIES: AtomicUsize = AtomicUsize::new(0);
     let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
     let directory = std::env::temp_dir().join(format!("warmpath-images-{}-{number}", std::process::id()));

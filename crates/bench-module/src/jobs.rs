@@ -8,14 +8,17 @@ use proto::view::PoolUpdate;
 use router_core::Millis;
 use router_core::hash::SequenceHash;
 use router_core::router::{Prompt, Router};
-use tokenizer::Tokenizer;
+use tokenizer::{EncodeError, Library, LoadError, Tokenizer};
 
 /// What earlier jobs left.
 pub(crate) struct Jobs {
-    tokenizer: Option<Tokenizer>,
+    tokenizer: Option<Loaded>,
     router: Router,
     seed: u64,
 }
+
+/// Encodes a text, without special tokens around it.
+type Loaded = Box<dyn Fn(&str, &mut Vec<u32>) -> Result<(), EncodeError>>;
 
 impl Default for Jobs {
     fn default() -> Self {
@@ -34,8 +37,14 @@ type Answer = Result<String, String>;
 impl Jobs {
     pub(crate) fn run(&mut self, job: &str, body: Vec<u8>) -> Answer {
         match job {
-            "/load" => self.load(|| Tokenizer::load(body)),
-            "/load-json" => self.load(|| Tokenizer::from_json(&body)),
+            "/load" => self.load(|| {
+                let tokenizer = Tokenizer::load(body)?;
+                Ok(Box::new(move |text, ids| tokenizer.encode_into(text, false, ids)))
+            }),
+            "/load-json" => self.load(|| {
+                let library = Library::from_json(&body)?;
+                Ok(Box::new(move |text, ids| library.encode_into(text, false, ids)))
+            }),
             "/encode" => self.encode(&body),
             "/apply" => self.apply(&body),
             "/decide" => self.decide(&body),
@@ -44,7 +53,7 @@ impl Jobs {
     }
 
     /// The tokenizer before it goes first, as it does in the filter.
-    fn load<E: ToString>(&mut self, load: impl FnOnce() -> Result<Tokenizer, E>) -> Answer {
+    fn load(&mut self, load: impl FnOnce() -> Result<Loaded, LoadError>) -> Answer {
         self.tokenizer = None;
         let start = Instant::now();
         let tokenizer = load().map_err(|error| error.to_string())?;
@@ -54,11 +63,11 @@ impl Jobs {
     }
 
     fn encode(&mut self, body: &[u8]) -> Answer {
-        let tokenizer = self.tokenizer.as_ref().ok_or("no tokenizer is loaded")?;
+        let encode = self.tokenizer.as_ref().ok_or("no tokenizer is loaded")?;
         let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
         let mut ids = Vec::new();
         let start = Instant::now();
-        let encoded = tokenizer.encode_into(text, false, &mut ids);
+        let encoded = encode(text, &mut ids);
         let ns = start.elapsed().as_nanos();
         encoded.map_err(|error| error.to_string())?;
         let tokens = ids.len();

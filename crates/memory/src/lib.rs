@@ -173,13 +173,14 @@ impl Memory {
         } = text;
         let mut ids = Vec::new();
         let in_pieces = (self.store.is_on() || !is_whole) && text.len() <= MAX_TEXT_BYTES;
-        let Some(cutter) = prompt.tokenizer.cutter().filter(|_| in_pieces) else {
+        if !in_pieces {
             prompt
                 .tokenizer
                 .encode_within(text, add_special_tokens, work, &mut ids)?;
             reader.take(&ids, images);
             return Ok(());
-        };
+        }
+        let cutter = prompt.tokenizer.cutter();
         let [prefix, suffix] = match add_special_tokens {
             true => [cutter.prefix(), cutter.suffix()],
             false => [&[][..]; 2],
@@ -225,14 +226,12 @@ impl Memory {
             ..
         } = *prompt;
         work.take(parts::bytes(parts), RECALLED_BYTE)?;
-        let cutter = tokenizer.cutter().filter(|_| self.store.is_on());
-        let mut pieces = cutter.map(|cutter| parts::pieces(parts, cutter)).unwrap_or_default();
-        // As with a text, the last piece may go on in a longer prompt.
-        let rest = if cutter.is_some() {
-            pieces.pop().unwrap_or_default()
-        } else {
-            parts.to_vec()
+        let mut pieces = match self.store.is_on() {
+            true => parts::pieces(parts, tokenizer.cutter()),
+            false => vec![parts.to_vec()],
         };
+        // As with a text, the last piece may go on in a longer prompt.
+        let rest = pieces.pop().unwrap_or_default();
         let mut place = self.keys.of_root(prompt, false);
         for piece in pieces {
             let content = self.keys.of_parts(tokenizer_id, &piece);

@@ -12,17 +12,14 @@ use work::Work;
 
 const PAD: &str = "<|image_pad|>";
 
-/// Qwen3's, which knows Qwen-VL's tokens; without and with a way to cut texts.
-static MODELS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| {
+/// Qwen3's, which knows Qwen-VL's tokens.
+static MODEL: LazyLock<Tokenizer> = LazyLock::new(|| {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/models/qwen3");
     let directory = std::env::var_os("WARMPATH_MODEL_DIR").map_or(default, Into::into);
     let file = directory.join("tokenizer.json");
     let json = tk_convert::canonicalize_file(file).expect("no model: run scripts/setup");
-    let flat = tokenizer::build(json.as_bytes()).expect("builds").bytes;
-    [
-        Tokenizer::from_json(json.as_bytes()).expect("loads"),
-        Tokenizer::load(flat).expect("loads"),
-    ]
+    let flat = tokenizer::build(json.as_bytes()).expect("builds");
+    Tokenizer::load(flat).expect("loads")
 });
 
 /// A text, or an image with so many tokens.
@@ -70,8 +67,7 @@ fn prompt(parts: &[Part], token: u32) -> (String, Vec<Image>) {
 fn expected(parts: &[Part], token: u32, layout: BlockLayout) -> Reading {
     let (mut tokens, mut media, mut text) = (Vec::new(), Vec::<(Range<usize>, u64)>::new(), String::new());
     let encode = |text: &mut String, tokens: &mut Vec<u32>| {
-        let [library, _] = &*MODELS;
-        library
+        MODEL
             .encode_into(&std::mem::take(text), false, tokens)
             .expect("encodes");
     };
@@ -113,11 +109,10 @@ proptest! {
         others in proptest::collection::vec((any::<prop::sample::Index>(), part()), 0..6),
         block_size in prop_oneof![Just(1_u32), Just(16), Just(100), Just(900)],
         eagle in any::<bool>(),
-        model in 0..2_usize,
     ) {
         let mut memory = Memory::new(budget, [1, 2]);
         let layout = BlockLayout { eagle, ..BlockLayout::plain(block_size).expect("positive") };
-        let tokenizer = &MODELS[model];
+        let tokenizer = &*MODEL;
         let mut token = Vec::new();
         tokenizer.encode_into(PAD, false, &mut token).expect("encodes");
         let [token] = *token else { panic!("{token:?}") };
@@ -153,7 +148,7 @@ proptest! {
 
 /// Reads a text with one image in it.
 fn read(memory: &mut Memory, text: &str, identity: u64, block_size: u32) -> Reading {
-    let [_, tokenizer] = &*MODELS;
+    let tokenizer = &*MODEL;
     let run = MediaRun {
         identity,
         token: 151_655,
@@ -182,7 +177,7 @@ fn read(memory: &mut Memory, text: &str, identity: u64, block_size: u32) -> Read
 /// A conversation that goes on behind an image is known up to there, and with another image it is not.
 #[test]
 fn an_image_is_remembered_as_itself() {
-    let [_, tokenizer] = &*MODELS;
+    let tokenizer = &*MODEL;
     let mut memory = Memory::new(1 << 20, [1, 2]);
     let words = "some words to read ".repeat(200);
     let text = format!("<|im_start|>{words}{PAD}<|im_end|>{words}<|im_start|>{words}");

@@ -20,7 +20,7 @@ fn model_dirs() -> Vec<PathBuf> {
 }
 
 fn build(json: &str) -> Tokenizer {
-    Tokenizer::load(tokenizer::build(json.as_bytes()).expect("builds").bytes).expect("loads")
+    Tokenizer::load(tokenizer::build(json.as_bytes()).expect("builds")).expect("loads")
 }
 
 /// The real models, and one that travels as JSON and cannot be cut.

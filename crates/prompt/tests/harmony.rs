@@ -31,7 +31,7 @@ fn harmony() -> ChatTemplate {
 
 fn tokenizer() -> Tokenizer {
     let canonical = tk_convert::canonicalize_file(support::model("gptoss").join("tokenizer.json")).unwrap();
-    Tokenizer::load(tokenizer::build(canonical.as_bytes()).unwrap().bytes).unwrap()
+    Tokenizer::load(tokenizer::build(canonical.as_bytes()).unwrap()).unwrap()
 }
 
 fn pieces(template: &ChatTemplate, shape: Shape, body: &Value) -> Result<Vec<Piece>, PromptError> {

@@ -21,7 +21,7 @@ impl Both {
         let canonical = tk_convert::canonicalize_str(json).unwrap();
         let artefact = tokenizer::build(canonical.as_bytes()).unwrap();
         Self {
-            ours: tokenizer::Tokenizer::load(artefact.bytes).unwrap(),
+            ours: tokenizer::Tokenizer::load(artefact).unwrap(),
             theirs: Mutex::new(json.parse().unwrap()),
         }
     }

@@ -1,7 +1,7 @@
 //! Prompts of every form.
 
 use memory::{Content, Memory, Part, Text};
-use prompt::{Image, Media, Piece, PromptError, Truncation};
+use prompt::{Image, Media, Piece, Truncation};
 use router_core::hash::{HashSeed, MediaRun, local_hashes, media_hash, sequence_hashes};
 use tokenizer::EncodeError;
 use work::Work;
@@ -53,13 +53,7 @@ impl Call<'_> {
         let is_whole = media.are_known();
         let known = match is_whole {
             true => text.len(),
-            // A tokenizer that texts cannot be cut for does not say which ids are settled.
-            false => self
-                .reader
-                .tokenizer
-                .cutter()
-                .ok_or_else(unsettled)?
-                .settled(text, media.before),
+            false => self.reader.tokenizer.cutter().settled(text, media.before),
         };
         let images: Vec<_> = media.images.iter().map(image).collect();
         let content = Content::Text(Text {
@@ -163,11 +157,6 @@ impl Call<'_> {
             }),
         }
     }
-}
-
-/// Of a tokenizer that texts cannot be cut for, it is not known which ids are settled before a medium.
-fn unsettled() -> PromptError {
-    PromptError::Multimodal("the first of its media".to_owned())
 }
 
 fn image(image: &Image) -> memory::Image {

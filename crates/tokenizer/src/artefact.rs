@@ -7,33 +7,24 @@
 //!      0      8  magic "WARMTOK\0"
 //!      8      8  xxh3-64 of everything from offset 16 on
 //!     16      4  version of this layout
-//!     20      4  form: 1 flat tables, 2 canonical tokenizer.json
-//!     24      4  number of sections
-//!     28    8 n  per section: offset, length
+//!     20      4  number of sections
+//!     24    8 n  per section: offset, length
 //! ```
 //!
-//! A `tokenizer.json` artefact has one section. The sections of flat tables are those of [`Section`].
+//! The sections are those of [`Section`].
+
+use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::LoadError;
 
 const MAGIC: [u8; 8] = *b"WARMTOK\0";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const CHECKED_FROM: usize = 16;
-const SECTION_TABLE: usize = 28;
+const SECTION_TABLE: usize = 24;
 
-/// What an artefact holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Form {
-    /// Flat tables, used in place.
-    Flat = 1,
-    /// A canonical `tokenizer.json`, parsed by the library.
-    Json = 2,
-}
-
-/// Sections of flat tables, by their number.
+/// Sections, by their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Section {
@@ -45,9 +36,9 @@ pub(crate) enum Section {
     PairTags,
     /// Merges: [`crate::flat::tables::PairSlot`].
     Pairs,
-    /// Symbol of each byte, 4 bytes each; empty if no byte has one.
+    /// Symbol of each byte, 4 bytes each; of BPE for each [`crate::flat::tables::Place`]. Empty if no byte has one.
     Bytes,
-    /// For each 64 code points their page in `Chars`, 2 bytes each.
+    /// For each place and each 64 code points their page in `Chars`, 2 bytes each.
     CharPages,
     /// Pages of 64 symbols, 4 bytes each.
     Chars,
@@ -94,15 +85,15 @@ impl Section {
     ];
 }
 
-/// Number of sections of flat tables.
+/// Number of sections.
 pub(crate) const SECTIONS: usize = 19;
 
 /// Writes an artefact.
-pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {
+#[cfg(feature = "build")]
+pub(crate) fn write(sections: &[Vec<u8>]) -> Vec<u8> {
     let mut body = Vec::new();
     let mut number = |value: usize| body.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
     number(VERSION as usize);
-    number(form as usize);
     number(sections.len());
     let mut offset = SECTION_TABLE.saturating_add(sections.len().saturating_mul(8));
     for section in sections {
@@ -119,11 +110,11 @@ pub(crate) fn write(form: Form, sections: &[Vec<u8>]) -> Vec<u8> {
     artefact
 }
 
-/// What an artefact is and its sections.
+/// The sections of an artefact.
 ///
 /// # Errors
 /// When it is no artefact, of another version, damaged, or its sections lie outside of it.
-pub(crate) fn read(artefact: &[u8]) -> Result<(Form, Vec<std::ops::Range<usize>>), LoadError> {
+pub(crate) fn read(artefact: &[u8]) -> Result<[Range<usize>; SECTIONS], LoadError> {
     if artefact.get(..MAGIC.len()) != Some(&MAGIC) {
         return Err(LoadError::Damaged("it does not start as a tokenizer artefact"));
     }
@@ -140,21 +131,18 @@ pub(crate) fn read(artefact: &[u8]) -> Result<(Form, Vec<std::ops::Range<usize>>
     if checksum.map(|bytes| u64::from_le_bytes(*bytes)) != Some(xxh3_64(checked)) {
         return Err(LoadError::Damaged("its checksum differs from its content"));
     }
-    let (form, count) = match (number(artefact, 20), number(artefact, 24)) {
-        (Some(1), Some(count)) if count as usize == SECTIONS => (Form::Flat, SECTIONS),
-        (Some(2), Some(1)) => (Form::Json, 1),
-        _ => return Err(LoadError::Damaged("unknown form or number of sections")),
-    };
-    let sections = (0..count)
-        .map(|section| {
-            let entry = SECTION_TABLE.saturating_add(section.saturating_mul(8));
-            let start = number(artefact, entry).ok_or(CUT_SHORT)? as usize;
-            let length = number(artefact, entry.saturating_add(4)).ok_or(CUT_SHORT)? as usize;
-            let end = start.checked_add(length).filter(|&end| end <= artefact.len());
-            Ok(start..end.ok_or(CUT_SHORT)?)
-        })
-        .collect::<Result<_, _>>()?;
-    Ok((form, sections))
+    if number(artefact, 20).ok_or(CUT_SHORT)? as usize != SECTIONS {
+        return Err(LoadError::Damaged("unknown number of sections"));
+    }
+    let mut sections = [const { 0..0 }; SECTIONS];
+    for (at, section) in sections.iter_mut().enumerate() {
+        let entry = SECTION_TABLE.saturating_add(at.saturating_mul(8));
+        let start = number(artefact, entry).ok_or(CUT_SHORT)? as usize;
+        let length = number(artefact, entry.saturating_add(4)).ok_or(CUT_SHORT)? as usize;
+        let end = start.checked_add(length).filter(|&end| end <= artefact.len());
+        *section = start..end.ok_or(CUT_SHORT)?;
+    }
+    Ok(sections)
 }
 
 const CUT_SHORT: LoadError = LoadError::Damaged("it is cut short, or a section lies outside of it");

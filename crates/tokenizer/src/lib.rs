@@ -4,12 +4,15 @@
 //! line (`tk-encode`, `tk-serialize`), with models of its own, checked against that line and against the independent
 //! 0.x line in `tests/`.
 //!
-//! A tokenizer travels as an *artefact*. The control plane builds it natively ([`build`]) from the *canonical* layout of
-//! `tokenizer.json` (`"version": "2.0"`, as `tk_convert::canonicalize_str` writes it); the filter's wasm VM loads it
-//! ([`Tokenizer::load`]). For nearly all models it is flat tables that are used where they lie, a few milliseconds and
-//! megabytes to load; for others it is the JSON, which takes a second and ten times the memory, and is treated by the Unicode
-//! tables of the 1.0 line, which know characters that those of the 0.x line do not ([`Artefact::not_flat`] says why).
+//! A tokenizer travels as an *artefact*. The control plane builds it natively (`build`, behind the feature of that name) from
+//! the *canonical* layout of `tokenizer.json` (`"version": "2.0"`, as `tk_convert::canonicalize_str` writes it); the filter's
+//! wasm VM loads it ([`Tokenizer::load`]): flat tables that are used where they lie, a few milliseconds and megabytes to
+//! load. What they cannot hold is refused when it is built.
 
+#![cfg_attr(
+    not(feature = "build"),
+    expect(dead_code, reason = "what writes a table stands beside what reads it")
+)]
 #![cfg_attr(
     not(test),
     deny(
@@ -22,18 +25,21 @@
 )]
 
 mod artefact;
+#[cfg(feature = "build")]
 mod build;
 mod flat;
+#[cfg(feature = "build")]
 mod library;
 mod limits;
 mod perfect_hash;
 
-pub use crate::artefact::Form;
-pub use crate::build::{Artefact, build};
+#[cfg(feature = "build")]
+pub use crate::build::build;
 pub use crate::flat::cuts::Cuts;
+#[cfg(feature = "build")]
+pub use crate::library::Library;
 
 use crate::flat::Flat;
-use crate::library::{Library, Specials};
 use tk_encode::pipeline::PipelineTokenizer;
 use work::Work;
 
@@ -91,50 +97,16 @@ pub const MAX_TEXT_BYTES: usize = 64 << 20;
 /// A loaded tokenizer. `Send + Sync`; every thread that encodes keeps its own scratch and word cache alive inside, which
 /// makes repeated words about three times as fast as first ones.
 pub struct Tokenizer {
-    engine: Engine,
-    vocab_size: usize,
-}
-
-enum Engine {
-    Flat(Box<Flat>),
-    Library(Library),
+    flat: Flat,
 }
 
 impl Tokenizer {
-    /// Loads an artefact. Flat tables stay where they are in `artefact`; all of it is checked, so that a damaged or
+    /// Loads an artefact. Its tables stay where they are in `artefact`; all of it is checked, so that a damaged or
     /// hostile one is refused here or, at worst, gives wrong ids.
     pub fn load(artefact: Vec<u8>) -> Result<Self, LoadError> {
-        let (form, sections) = artefact::read(&artefact)?;
-        match form {
-            Form::Flat => {
-                let flat = Flat::load(artefact, sections)?;
-                Ok(Self {
-                    vocab_size: flat.vocab_size(),
-                    engine: Engine::Flat(Box::new(flat)),
-                })
-            }
-            Form::Json => {
-                let json = sections.first().cloned().and_then(|range| artefact.get(range));
-                Self::from_json(json.unwrap_or_default())
-            }
-        }
-    }
-
-    /// Loads a `tokenizer.json` of canonical layout, through the library.
-    pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
-        let library = Library::new(read_json(json)?)?;
-        Ok(Self {
-            vocab_size: library.vocab_size(),
-            engine: Engine::Library(library),
-        })
-    }
-
-    /// What it was loaded from.
-    pub fn form(&self) -> Form {
-        match self.engine {
-            Engine::Flat(_) => Form::Flat,
-            Engine::Library(_) => Form::Json,
-        }
+        let sections = artefact::read(&artefact)?;
+        let flat = Flat::load(artefact, sections)?;
+        Ok(Self { flat })
     }
 
     /// Appends the ids of `text` to `ids`. Special tokens that stand in `text` become their ids; with
@@ -154,60 +126,42 @@ impl Tokenizer {
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         check_length(text)?;
-        let flat = match &self.engine {
-            Engine::Flat(flat) => flat,
-            Engine::Library(library) => {
-                let specials = Specials::Read {
-                    add: add_special_tokens,
-                };
-                return library.encode(text, specials, work, ids);
-            }
-        };
         let before = ids.len();
         let [prefix, suffix] = if add_special_tokens {
-            flat.around()
+            self.flat.around()
         } else {
             [&[][..]; 2]
         };
         ids.extend_from_slice(prefix);
-        flat.encode(text, 0, work, ids).inspect_err(|_| ids.truncate(before))?;
+        let encoded = self.flat.encode(text, 0, work, ids);
+        encoded.inspect_err(|_| ids.truncate(before))?;
         ids.extend_from_slice(suffix);
         Ok(())
     }
 
     /// How many tokens the post-processor puts before a text, and how many after it.
     pub fn around(&self) -> [usize; 2] {
-        match &self.engine {
-            Engine::Flat(flat) => flat.around().map(<[u32]>::len),
-            Engine::Library(library) => library.around(),
-        }
+        self.flat.around().map(<[u32]>::len)
     }
 
-    /// For encoding texts piece by piece. `None` if this tokenizer does not offer it.
-    pub fn cutter(&self) -> Option<Cutter<'_>> {
-        match &self.engine {
-            Engine::Flat(flat) => Some(Cutter { flat }),
-            Engine::Library(_) => None,
-        }
+    /// For encoding texts piece by piece.
+    pub fn cutter(&self) -> Cutter<'_> {
+        Cutter { flat: &self.flat }
     }
 
     /// Appends the ids of `text` as [`Tokenizer::encode_into`] does, but for special tokens that stand in it, which are
     /// text like any other (`encode_ordinary` of `tiktoken`). `work` is that of the request.
     pub fn encode_plain_into(&self, text: &str, work: &Work, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
         check_length(text)?;
-        match &self.engine {
-            Engine::Flat(flat) => {
-                let before = ids.len();
-                flat.encode_plain(text, work, ids).inspect_err(|_| ids.truncate(before))
-            }
-            Engine::Library(library) => library.encode(text, Specials::AreText, work, ids),
-        }
+        let before = ids.len();
+        let encoded = self.flat.encode_plain(text, work, ids);
+        encoded.inspect_err(|_| ids.truncate(before))
     }
 
     /// One more than the highest id this tokenizer knows (its added tokens included). An engine's embedding table may be
     /// larger, padded to a round number.
     pub fn vocab_size(&self) -> usize {
-        self.vocab_size
+        self.flat.vocab_size()
     }
 }
 

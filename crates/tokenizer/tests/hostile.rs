@@ -18,9 +18,16 @@ enum Kind {
     ByteFallback,
     Unigram,
     WordPiece,
+    Affixes,
 }
 
-const KINDS: [Kind; 4] = [Kind::ByteLevel, Kind::ByteFallback, Kind::Unigram, Kind::WordPiece];
+const KINDS: [Kind; 5] = [
+    Kind::ByteLevel,
+    Kind::ByteFallback,
+    Kind::Unigram,
+    Kind::WordPiece,
+    Kind::Affixes,
+];
 
 /// Models with every kind of section filled, small enough to be damaged everywhere.
 fn artefact(kind: Kind) -> Vec<u8> {
@@ -29,10 +36,9 @@ fn artefact(kind: Kind) -> Vec<u8> {
         Kind::ByteFallback => small::bpe(false),
         Kind::Unigram => small::unigram(),
         Kind::WordPiece => small::word_piece(),
+        Kind::Affixes => small::bpe_with_affixes(),
     };
-    let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
-    assert_eq!(artefact.not_flat, None);
-    artefact.bytes
+    tokenizer::build(json.to_string().as_bytes()).unwrap()
 }
 
 const TEXTS: [&str; 4] = [
@@ -98,7 +104,7 @@ fn every_flipped_byte_is_noticed() {
 }
 
 #[test]
-fn other_versions_and_forms_are_named() {
+fn other_versions_are_named() {
     let mut version = artefact(Kind::ByteLevel);
     version[16] = 9;
     assert!(matches!(
@@ -151,25 +157,39 @@ proptest! {
     }
 }
 
-/// Models that flat tables cannot hold travel as JSON and give the library's ids.
+/// Characters that go on with a word, or end one, are spelled otherwise.
 #[test]
-fn other_models_load_through_the_library() {
-    let json = json!({
-        "version": "2.0",
-        "pre_tokenizer": {"type": "Whitespace"},
-        "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "end_of_word_suffix": "</w>",
-            "vocab": {"a": 0, "b": 1, "b</w>": 2, "ab</w>": 3}, "merges": [["a", "b</w>"]]},
-    });
-    let artefact = tokenizer::build(json.to_string().as_bytes()).unwrap();
-    assert!(
-        artefact
-            .not_flat
-            .is_some_and(|reason| reason.contains("end_of_word_suffix"))
+fn affixes_are_read() {
+    let ids = |affixes: Value, text: &str| {
+        let mut json = json!({
+            "version": "2.0",
+            "pre_tokenizer": {"type": "Whitespace"},
+            "model": {"type": "BPE", "byte_level": false, "byte_fallback": false, "unk_token": "?",
+                "vocab": {"?": 0, "a": 1, "b": 2, "+b": 3, "b.": 4, "+b.": 5, "ab": 6, "ab.": 7, "a.": 8},
+                "merges": [["a", "+b."], ["a", "+b"], ["a", "b."]]},
+        });
+        for (name, affix) in affixes.as_object().unwrap() {
+            json["model"][name] = affix.clone();
+        }
+        let merges = json["model"]["merges"].as_array_mut().unwrap();
+        let [has_prefix, has_suffix] =
+            ["continuing_subword_prefix", "end_of_word_suffix"].map(|name| affixes.get(name).is_some());
+        merges.retain(|merge| {
+            let right = merge[1].as_str().unwrap();
+            right.starts_with('+') == has_prefix && right.ends_with('.') == has_suffix
+        });
+        let tokenizer = Tokenizer::load(tokenizer::build(json.to_string().as_bytes()).unwrap()).unwrap();
+        let mut ids = Vec::new();
+        tokenizer.encode_into(text, false, &mut ids).unwrap();
+        ids
+    };
+    assert_eq!(ids(json!({"end_of_word_suffix": "."}), "ab b a bab"), [7, 4, 8, 2, 7]);
+    assert_eq!(
+        ids(json!({"continuing_subword_prefix": "+"}), "ab b a bab"),
+        [6, 2, 1, 2, 0, 3]
     );
-    let tokenizer = Tokenizer::load(artefact.bytes).unwrap();
-    let mut ids = Vec::new();
-    tokenizer.encode_into("ab bab", false, &mut ids).unwrap();
-    assert_eq!(ids, [3, 1, 3]);
+    let both = json!({"continuing_subword_prefix": "+", "end_of_word_suffix": "."});
+    assert_eq!(ids(both, "ab b a abb"), [7, 4, 8, 1, 3, 5]);
 }
 
 #[test]
@@ -179,10 +199,11 @@ fn long_tokens_are_held_and_longer_ones_are_not() {
             "version": "2.0",
             "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["a".repeat(longest), -1.0]]},
         });
-        tokenizer::build(json.to_string().as_bytes()).unwrap().not_flat
+        tokenizer::build(json.to_string().as_bytes())
     };
-    assert_eq!(build(1024), None);
-    assert!(build(1025).is_some_and(|reason| reason.contains("1025 bytes")));
+    assert!(build(1024).is_ok());
+    let refused = build(1025).unwrap_err().to_string();
+    assert!(refused.contains("1025 bytes"), "{refused}");
 }
 
 #[test]
@@ -214,8 +235,7 @@ fn a_real_artefact_is_whole() {
     let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/models/qwen3"));
     let json = tk_convert::canonicalize_file(dir.join("tokenizer.json")).expect("no model: run scripts/setup");
     let artefact = tokenizer::build(json.as_bytes()).unwrap();
-    assert_eq!(artefact.not_flat, None);
-    assert!(artefact.bytes.len() < 8 << 20, "{}", artefact.bytes.len());
+    assert!(artefact.len() < 8 << 20, "{}", artefact.len());
 }
 
 #[test]

@@ -25,13 +25,16 @@ fn odd_byte_level_models_give_the_same_ids() {
         let json = odd_byte_level_model(&mut random, round % 2 == 0, round % 3 == 0).to_string();
         let theirs: tokenizers::Tokenizer = json.parse().unwrap();
         let canonical = tk_convert::canonicalize_str(&json).unwrap();
-        let artefact = tokenizer::build(canonical.as_bytes()).unwrap();
-        // Our library gives other ids for some of them, and then there are no flat tables.
-        if artefact.not_flat.is_some() {
-            continue;
-        }
+        // Our library gives other ids for some of them, and then there is no artefact.
+        let artefact = match tokenizer::build(canonical.as_bytes()) {
+            Ok(artefact) => artefact,
+            Err(why) => {
+                assert!(why.to_string().contains("other ids than the library"), "{why}");
+                continue;
+            }
+        };
         models += 1;
-        let ours = Tokenizer::load(artefact.bytes).unwrap();
+        let ours = Tokenizer::load(artefact).unwrap();
         for _ in 0..40 {
             let text: String = (0..30).map(|_| ODD[random.below(ODD.len())]).collect();
             let text = text.replace("wé", "<|new|>");

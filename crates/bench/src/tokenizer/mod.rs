@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use serde_json::json;
 use testbed::workspace_root;
-use tokenizer::Tokenizer;
+use tokenizer::{EncodeError, Library, Tokenizer};
 
 use self::texts::Kind;
 use crate::percentile::rounded;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Only this model.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Take the way through `tokenizer.json` and the tokenizer library, which models without flat tables go.
+    /// Take `tokenizer.json` and the tokenizer library instead of flat tables, to compare.
     #[arg(long)]
     library: bool,
     /// Decides the texts.
@@ -104,8 +104,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 struct Model {
     job: &'static str,
     artefact: Bytes,
-    native: Tokenizer,
+    native: Native,
 }
+
+/// Encodes a text, without special tokens around it.
+type Native = Box<dyn Fn(&str, &mut Vec<u32>) -> Result<(), EncodeError>>;
 
 impl Model {
     fn read(directory: &Path, library: bool) -> Result<Self> {
@@ -114,16 +117,18 @@ impl Model {
         tk_convert::canonicalize_value(&mut json).map_err(|error| anyhow!("{error}"))?;
         let json = serde_json::to_vec(&json)?;
         if library {
+            let library = Library::from_json(&json)?;
             return Ok(Self {
                 job: "load-json",
-                native: Tokenizer::from_json(&json)?,
+                native: Box::new(move |text, ids| library.encode_into(text, false, ids)),
                 artefact: json.into(),
             });
         }
-        let artefact = tokenizer::build(&json)?.bytes;
+        let artefact = tokenizer::build(&json)?;
+        let tokenizer = Tokenizer::load(artefact.clone())?;
         Ok(Self {
             job: "load",
-            native: Tokenizer::load(artefact.clone())?,
+            native: Box::new(move |text, ids| tokenizer.encode_into(text, false, ids)),
             artefact: artefact.into(),
         })
     }
@@ -160,9 +165,9 @@ async fn measure(model: &Model, text: &str, effort: Effort) -> Result<Measured> 
     })
 }
 
-fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Duration> {
+fn encode(native: &Native, text: &str) -> Result<Duration> {
     let mut ids = Vec::new();
     let start = Instant::now();
-    tokenizer.encode_into(text, false, &mut ids)?;
+    native(text, &mut ids)?;
     Ok(start.elapsed())
 }

@@ -13,7 +13,7 @@ use crate::flat::cache;
 use crate::flat::merge::Merger;
 use crate::flat::neighbours::Neighbours;
 use crate::flat::tables::{
-    ID_LIMIT, Kind, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Tables, WordSlot, pair_hash, pair_tag,
+    ID_LIMIT, Kind, MAX_WHOLE_WORD, Meta, NO_SYMBOL, PairSlot, Place, Tables, WordSlot, pair_hash, pair_tag,
 };
 use crate::perfect_hash::{Assignment, assign};
 
@@ -31,6 +31,8 @@ pub(super) struct Bpe {
     fuse_unknown: bool,
     unknown: Option<String>,
     ignore_merges: bool,
+    /// What the spelling of a byte or character starts with that goes on with a word, and ends with that ends one.
+    affixes: [String; 2],
 }
 
 impl Bpe {
@@ -38,9 +40,11 @@ impl Bpe {
     pub(super) fn read(model: &Value) -> Result<Self, String> {
         let flag = |name: &str| model.get(name).and_then(Value::as_bool).unwrap_or(false);
         let text = |name: &str| model.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        for name in ["continuing_subword_prefix", "end_of_word_suffix"] {
-            if let Some(affix) = text(name) {
-                return Err(format!("the model has a {name} ({affix:?})"));
+        let affixes = ["continuing_subword_prefix", "end_of_word_suffix"].map(|name| text(name).unwrap_or_default());
+        // Such words would be looked up, and such bytes spelled, with the affixes or without: no known model has both.
+        for name in ["byte_fallback", "ignore_merges"] {
+            if flag(name) && affixes.concat() != "" {
+                return Err(format!("the model has affixes ({affixes:?}) and {name}"));
             }
         }
         let vocab = model
@@ -66,7 +70,7 @@ impl Bpe {
             return Err("two tokens of the model have the same id".to_owned());
         }
         let by_text: HashMap<String, u32> = tokens.iter().cloned().collect();
-        let merges = read_merges(model, &by_text)?;
+        let merges = read_merges(model, &by_text, affixes[0])?;
         Ok(Self {
             tokens,
             by_text,
@@ -76,7 +80,24 @@ impl Bpe {
             fuse_unknown: flag("fuse_unk"),
             unknown: text("unk_token").map(str::to_owned),
             ignore_merges: flag("ignore_merges"),
+            affixes: affixes.map(str::to_owned),
         })
+    }
+
+    /// Whether bytes and characters are spelled otherwise at the end or inside of a word.
+    pub(super) fn has_affixes(&self) -> bool {
+        self.affixes.iter().any(|affix| !affix.is_empty())
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        Place::all().take(if self.has_affixes() { Place::COUNT } else { 1 })
+    }
+
+    /// What a token stands for at a place in a word; `None` if it does not stand there.
+    fn at_place<'t>(&self, token: &'t str, place: Place) -> Option<&'t str> {
+        let [prefix, suffix] = &self.affixes;
+        let token = token.strip_prefix(if place.goes_on() { prefix } else { "" })?;
+        token.strip_suffix(if place.is_followed() { "" } else { suffix })
     }
 
     /// The sections from [`Section::Meta`] to [`Section::Neighbours`]. `others` are ids in use beside those of the model.
@@ -89,6 +110,7 @@ impl Bpe {
         let bytes = self.byte_symbols()?;
         flags |= if bytes.is_some() { Meta::BYTES } else { 0 };
         flags |= if self.fuse_unknown { Meta::FUSE_UNKNOWN } else { 0 };
+        flags |= if self.has_affixes() { Meta::AFFIXES } else { 0 };
         let unknown = self.unknown.as_ref().filter(|_| bytes.is_none());
         let unknown = unknown.map(|token| self.by_text.get(token).ok_or_else(|| format!("no token {token:?}")));
         let meta = Meta {
@@ -99,13 +121,14 @@ impl Bpe {
             longest_word: 0,
             unknown_score: 0.0,
         };
-        let symbols = bytes.unwrap_or([NO_SYMBOL; 256]);
+        let neighbour_bytes = bytes.clone();
+        let symbols = bytes.unwrap_or_else(|| vec![NO_SYMBOL; self.places().count().saturating_mul(256)]);
         let [pair_pilots, pair_tags, pairs] = self.pairs()?;
         let (char_pages, chars) = self.chars(&symbols).write();
         let symbols = symbols.into_iter().flat_map(u32::to_le_bytes).collect();
         let mut sections = vec![meta.write(), pair_pilots, pair_tags, pairs, symbols, char_pages, chars];
         let (merged, others) = self.words(meta, &sections);
-        let neighbours = self.neighbours(bytes.as_ref(), !self.ignore_merges || others.is_empty());
+        let neighbours = self.neighbours(neighbour_bytes.as_deref(), !self.ignore_merges || others.is_empty());
         let others = others.into_iter().filter(|_| self.ignore_merges);
         sections.extend(whole_words(&merged.into_iter().chain(others).collect::<Vec<_>>())?);
         sections.push(neighbours);
@@ -113,10 +136,10 @@ impl Bpe {
     }
 
     /// Where words may be cut: nowhere if a piece may become other tokens than it does as a part of the word. That may be with
-    /// unknown characters, which become one with others beside them, with words that are tokens but not by merging, and
-    /// with bytes that merge, whose tokens do not say what text they stand for.
-    fn neighbours(&self, bytes: Option<&[u32; 256]>, words_are_merged: bool) -> Vec<u8> {
-        let Some(bytes) = bytes.filter(|_| words_are_merged) else {
+    /// unknown characters, which become one with others beside them, with words that are tokens but not by merging, with
+    /// affixes, and with bytes that merge, whose tokens do not say what text they stand for.
+    fn neighbours(&self, bytes: Option<&[u32]>, words_are_merged: bool) -> Vec<u8> {
+        let Some(bytes) = bytes.filter(|_| words_are_merged && !self.has_affixes()) else {
             return Vec::new();
         };
         let of_bytes = |(left, right): &(u32, u32)| bytes.contains(left) || bytes.contains(right);
@@ -127,27 +150,22 @@ impl Bpe {
         Neighbours::of(tokens.iter().map(|(bytes, _)| bytes.as_slice()))
     }
 
-    /// Symbols of the bytes of characters that have none themselves.
-    fn byte_symbols(&self) -> Result<Option<[u32; 256]>, String> {
-        if !self.byte_level && !self.byte_fallback {
+    /// Symbols of the bytes of characters that have none themselves, for each place.
+    fn byte_symbols(&self) -> Result<Option<Vec<u32>>, String> {
+        if self.byte_level {
+            return Ok(Some(
+                self.places().flat_map(|place| self.spelled_bytes(place)).collect(),
+            ));
+        }
+        if !self.byte_fallback {
             return Ok(None);
         }
-        let mut symbols = [NO_SYMBOL; 256];
-        if self.byte_level {
-            for (token, id) in &self.tokens {
-                if let Some([byte]) = byte_level_bytes(token).as_deref()
-                    && let Some(symbol) = symbols.get_mut(usize::from(*byte))
-                {
-                    *symbol = *id;
-                }
-            }
-        } else {
-            for (byte, symbol) in symbols.iter_mut().enumerate() {
-                let token = format!("<0x{byte:02X}>");
-                *symbol = *self.by_text.get(&token).ok_or_else(|| format!("no token {token:?}"))?;
-            }
-        }
-        Ok(Some(symbols))
+        let symbol = |byte: u8| {
+            let token = format!("<0x{byte:02X}>");
+            let id = self.by_text.get(&token).copied();
+            id.ok_or_else(|| format!("no token {token:?}"))
+        };
+        (0..=u8::MAX).map(symbol).collect::<Result<_, _>>().map(Some)
     }
 
     fn pairs(&self) -> Result<[Vec<u8>; 3], String> {
@@ -172,27 +190,46 @@ impl Bpe {
         Ok([pilot_bytes(pilots), tags, slots.collect()])
     }
 
-    fn chars(&self, bytes: &[u32; 256]) -> CharTable {
-        if self.byte_level {
+    /// Symbols of bytes as a byte-level model spells them.
+    fn spelled_bytes(&self, place: Place) -> [u32; 256] {
+        let mut symbols = [NO_SYMBOL; 256];
+        for (token, id) in &self.tokens {
+            if let Some([byte]) = self.at_place(token, place).and_then(byte_level_bytes).as_deref()
+                && let Some(symbol) = symbols.get_mut(usize::from(*byte))
+            {
+                *symbol = *id;
+            }
+        }
+        symbols
+    }
+
+    fn chars(&self, bytes: &[u32]) -> CharTable {
+        if self.byte_level && !self.has_affixes() {
             return byte_level_chars(&self.token_bytes(), bytes, &self.merges);
         }
-        let mut table = CharTable::default();
-        for (token, id) in &self.tokens {
-            let mut characters = token.chars();
-            if let (Some(character), None) = (characters.next(), characters.next()) {
-                table.set(character, *id);
+        let mut table = CharTable::new(self.places().count());
+        if self.byte_level {
+            return table;
+        }
+        for place in self.places() {
+            for (token, id) in &self.tokens {
+                let mut characters = self.at_place(token, place).into_iter().flat_map(str::chars);
+                if let (Some(character), None) = (characters.next(), characters.next()) {
+                    table.set(character, place, *id);
+                }
             }
         }
         table
     }
 
-    /// The bytes that tokens stand for in a text, by id; tokens that cannot come out of one are left out.
+    /// The bytes that tokens stand for in a text as whole words, by id; tokens that cannot come out of one are left out.
     fn token_bytes(&self) -> Vec<(Vec<u8>, u32)> {
         let tokens = self.tokens.iter().filter_map(|(token, id)| {
+            let token = self.at_place(token, Place::ONLY)?;
             let bytes = if self.byte_level {
                 byte_level_bytes(token)
             } else {
-                Some(token.clone().into_bytes())
+                Some(token.as_bytes().to_vec())
             };
             Some((bytes?, *id))
         });
@@ -239,7 +276,7 @@ impl Bpe {
 /// The text of a token, and its id.
 type Word = (String, u32);
 
-fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<Merges, String> {
+fn read_merges(model: &Value, by_text: &HashMap<String, u32>, prefix: &str) -> Result<Merges, String> {
     let list = model
         .get("merges")
         .and_then(Value::as_array)
@@ -261,7 +298,9 @@ fn read_merges(model: &Value, by_text: &HashMap<String, u32>) -> Result<Merges, 
         if rank >= ID_LIMIT {
             return Err(format!("more than {ID_LIMIT} merges"));
         }
-        merges.insert((id(left)?, id(right)?), (rank, id(&[left, right].concat())?));
+        let end = right.strip_prefix(prefix);
+        let end = end.ok_or_else(|| format!("merge {rank}: {right:?} does not start with {prefix:?}"))?;
+        merges.insert((id(left)?, id(right)?), (rank, id(&[left, end].concat())?));
     }
     Ok(merges)
 }

@@ -6,18 +6,26 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::bpe::Merges;
-use crate::flat::tables::{NO_PAGE, NO_SYMBOL, PAGE, PAGES};
+use crate::flat::tables::{NO_PAGE, NO_SYMBOL, PAGE, PAGES, Place};
 
-/// Symbols by character, in pages.
-#[derive(Default)]
+/// Symbols by place in a word and character, in pages.
 pub(super) struct CharTable {
-    pages: BTreeMap<u32, [u32; PAGE as usize]>,
+    places: usize,
+    pages: BTreeMap<usize, [u32; PAGE as usize]>,
 }
 
 impl CharTable {
-    pub(super) fn set(&mut self, character: char, symbol: u32) {
+    pub(super) fn new(places: usize) -> Self {
+        Self {
+            places,
+            pages: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn set(&mut self, character: char, place: Place, symbol: u32) {
         let code = character as u32;
-        let page = self.pages.entry(code / PAGE).or_insert([NO_SYMBOL; PAGE as usize]);
+        let page = place.page_of(code);
+        let page = self.pages.entry(page).or_insert([NO_SYMBOL; PAGE as usize]);
         if let Some(place) = page.get_mut((code % PAGE) as usize) {
             *place = symbol;
         }
@@ -25,10 +33,10 @@ impl CharTable {
 
     /// Sections of pages and of symbols.
     pub(super) fn write(&self) -> (Vec<u8>, Vec<u8>) {
-        let mut index = vec![NO_PAGE; PAGES];
+        let mut index = vec![NO_PAGE; PAGES.saturating_mul(self.places)];
         for (number, page) in (0..).zip(self.pages.keys()) {
-            if let Some(place) = index.get_mut(*page as usize) {
-                *place = number;
+            if let Some(entry) = index.get_mut(*page) {
+                *entry = number;
             }
         }
         let symbols = self.pages.values().flatten();
@@ -46,7 +54,7 @@ impl CharTable {
 /// token at a better rank than a step had, or it might come before merges that come before that step. What stands left
 /// of a character ends with the last byte of a character, which is below 0xC0; what stands right begins with a first byte,
 /// which is below 0x80 or from 0xC2 on.
-pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], merges: &Merges) -> CharTable {
+pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32], merges: &Merges) -> CharTable {
     let edges: HashMap<u32, (u8, u8)> = tokens
         .iter()
         .filter_map(|(bytes, id)| Some((*id, (*bytes.first()?, *bytes.last()?))))
@@ -66,7 +74,7 @@ pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], me
         }
     }
     let rank_of = |ranks: &HashMap<u32, u32>, symbol: u32| ranks.get(&symbol).copied().unwrap_or(u32::MAX);
-    let mut table = CharTable::default();
+    let mut table = CharTable::new(1);
     for (token, id) in tokens {
         let mut characters = std::str::from_utf8(token).unwrap_or_default().chars();
         let (Some(character), None) = (characters.next(), characters.next()) else {
@@ -82,7 +90,7 @@ pub(super) fn byte_level_chars(tokens: &[(Vec<u8>, u32)], bytes: &[u32; 256], me
             })
         });
         if outcome == Some(*id) {
-            table.set(character, *id);
+            table.set(character, Place::ONLY, *id);
         }
     }
     table

@@ -11,40 +11,28 @@ use std::collections::HashMap;
 use std::panic;
 
 use serde_json::Value;
-use tk_encode::pipeline::{
-    EncodeOptions, Override, PipelineModel, PipelineNormalizer, PipelineToken, PipelineTokenizer,
-};
+use tk_encode::pipeline::{PipelineModel, PipelineNormalizer, PipelineToken, PipelineTokenizer};
 use work::{Limits, Work};
 
 use self::bpe::Bpe;
 use self::tokens::Words;
-use crate::artefact::{self, Form, SECTIONS, Section};
+use crate::artefact::{self, SECTIONS, Section};
 use crate::flat::normalize::Normalizers;
 use crate::flat::tables::Meta;
 use crate::flat::{Added, AddedTokens, read_components, write_added};
-use crate::{LoadError, Tokenizer, limits, read_json};
+use crate::{EncodeError, LoadError, Tokenizer, library, limits, read_json};
 
-/// An artefact that was built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Artefact {
-    /// The artefact, for [`Tokenizer::load`].
-    pub bytes: Vec<u8>,
-    /// Why it is the `tokenizer.json` itself, large and slow to load, and not flat tables; `None` if it is flat.
-    pub not_flat: Option<String>,
-}
-
-/// Builds the artefact of a `tokenizer.json` of canonical layout (see the crate's description): flat tables where they can
-/// hold it, else the JSON as it is.
+/// Builds the artefact of a `tokenizer.json` of canonical layout (see the crate's description), for [`Tokenizer::load`].
 ///
 /// # Errors
-/// When the library cannot load the file or cannot encode with it.
-pub fn build(json: &[u8]) -> Result<Artefact, LoadError> {
+/// When the library cannot load the file or cannot encode with it, and when flat tables cannot hold it or give other ids.
+pub fn build(json: &[u8]) -> Result<Vec<u8>, LoadError> {
     // The library panics at some vocabularies: its perfect hash finds no places for them.
     let panicked = |_| Err(LoadError::Unsupported("the tokenizer library panics at it".to_owned()));
     panic::catch_unwind(|| build_unguarded(json)).unwrap_or_else(panicked)
 }
 
-fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
+fn build_unguarded(json: &[u8]) -> Result<Vec<u8>, LoadError> {
     // What is no JSON the library complains about.
     let mut parsed = serde_json::from_slice(json).unwrap_or_default();
     check_ids(&parsed)?;
@@ -58,14 +46,7 @@ fn build_unguarded(json: &[u8]) -> Result<Artefact, LoadError> {
     let library = read_json(&json)?;
     limits::check(&library)?;
     try_out(&library)?;
-    match flat(&parsed, has_runs, &library) {
-        Ok(bytes) => Ok(Artefact { bytes, not_flat: None }),
-        Err(reason) if has_runs => Err(LoadError::Unsupported(reason)),
-        Err(reason) => Ok(Artefact {
-            bytes: artefact::write(Form::Json, &[json.into_owned()]),
-            not_flat: Some(reason),
-        }),
-    }
+    flat(&parsed, has_runs, &library).map_err(LoadError::Unsupported)
 }
 
 /// The library's memory grows with the largest id. It takes several tokens with the same id, and keeps one of them, another
@@ -156,9 +137,12 @@ fn flat(json: &Value, has_runs: bool, library: &PipelineTokenizer) -> Result<Vec
     let flags = if has_runs { Meta::RUNS_OF_SPACES } else { 0 };
     let others = added.iter().map(|added| added.id);
     let others = others.chain(prefix.iter().chain(&suffix).copied());
+    let mut is_comparable = true;
     let (tables, texts) = match library.get_model() {
         PipelineModel::BPE(_) => {
             let bpe = Bpe::read(&field("model"))?;
+            // The library spells single bytes without affixes, and makes runs of unknown characters many.
+            is_comparable = !bpe.has_affixes();
             (bpe.tables(flags, others)?, bpe.texts())
         }
         PipelineModel::Unigram(model) => {
@@ -188,11 +172,12 @@ fn flat(json: &Value, has_runs: bool, library: &PipelineTokenizer) -> Result<Vec
     for (section, bytes) in tables.into_iter().chain(rest) {
         *sections.get_mut(section as usize).ok_or("no such section")? = bytes;
     }
-    let bytes = artefact::write(Form::Flat, &sections);
+    let bytes = artefact::write(&sections);
     let flat = Tokenizer::load(bytes.clone()).map_err(|error| error.to_string())?;
     // Behind marked spaces the library misses tokens that match normalized text.
     let marks_spaces = matches!(library.get_normalizers().last(), Some(PipelineNormalizer::Metaspace(_)));
-    if !marks_spaces || added.iter().all(|added| !added.token.normalized) {
+    is_comparable &= !marks_spaces || added.iter().all(|added| !added.token.normalized);
+    if is_comparable {
         compare(&flat, library, texts, has_runs)?;
     }
     Ok(bytes)
@@ -234,18 +219,13 @@ fn added_tokens(library: &PipelineTokenizer) -> Result<Vec<Added>, String> {
     Ok(added)
 }
 
-fn library_ids(library: &PipelineTokenizer, text: &str) -> Result<Vec<u32>, LoadError> {
-    let options = EncodeOptions {
-        add_special_tokens: true,
-        encode_special_tokens: false,
-        padding: Override::Off,
-        truncation: Override::Off,
-    };
-    let mut tokens = Vec::new();
-    library
-        .encode_into(text, &options, &mut tokens)
-        .map_err(|error| LoadError::Unsupported(error.to_string()))?;
-    Ok(PipelineToken::cast_slice(&tokens).to_vec())
+fn library_ids(pipeline: &PipelineTokenizer, text: &str) -> Result<Vec<u32>, LoadError> {
+    let mut ids = Vec::new();
+    library::encode(pipeline, text, true, &mut ids).map_err(|error| match error {
+        EncodeError::Failed(why) => LoadError::Unsupported(why),
+        other => LoadError::Unsupported(other.to_string()),
+    })?;
+    Ok(ids)
 }
 
 /// That both give the same ids for the probe and for everything that the vocabulary holds, alone and side by side, or both

@@ -18,10 +18,7 @@ const MAX_COMPONENTS: usize = 64 << 10;
 
 impl Flat {
     /// A tokenizer over `bytes`, whose header and checksum are known to be right.
-    pub(crate) fn load(bytes: Vec<u8>, sections: Vec<Range<usize>>) -> Result<Self, LoadError> {
-        let sections: [Range<usize>; SECTIONS] = sections
-            .try_into()
-            .map_err(|_| LoadError::Damaged("unknown number of sections"))?;
+    pub(crate) fn load(bytes: Vec<u8>, sections: [Range<usize>; SECTIONS]) -> Result<Self, LoadError> {
         let section = |section: Section| {
             let range = sections.get(section as usize).cloned();
             range.and_then(|range| bytes.get(range)).unwrap_or_default()

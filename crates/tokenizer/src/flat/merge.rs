@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::tables::{Merge, Meta, NO_MERGE, NO_SYMBOL, Tables};
+use super::tables::{Merge, Meta, NO_MERGE, NO_SYMBOL, Place, Tables};
 use crate::EncodeError;
 use work::Work;
 
@@ -213,15 +213,19 @@ impl Row {
 /// Characters that have a symbol are that symbol, others their bytes, or unknown.
 fn first_symbols(tables: &Tables<'_>, word: &str, symbols: &mut Vec<u32>) {
     let Meta { flags, unknown, .. } = tables.meta;
+    let place = |start: usize, end: usize| match flags & Meta::AFFIXES {
+        0 => Place::ONLY,
+        _ => Place::of(start > 0, end < word.len()),
+    };
     let mut after_unknown = false;
-    for character in word.chars() {
-        let symbol = tables.char(character);
+    for (start, character) in word.char_indices() {
+        let symbol = tables.char(character, place(start, start.wrapping_add(character.len_utf8())));
         if symbol != NO_SYMBOL {
             symbols.push(symbol);
             after_unknown = false;
         } else if flags & Meta::BYTES != 0 {
-            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                symbols.push(tables.byte(byte));
+            for (start, byte) in (start..).zip(character.encode_utf8(&mut [0; 4]).bytes()) {
+                symbols.push(tables.byte(byte, place(start, start.wrapping_add(1))));
             }
             after_unknown = false;
         } else {

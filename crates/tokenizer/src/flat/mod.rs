@@ -25,7 +25,10 @@ use std::sync::{Mutex, PoisonError};
 
 use tk_encode::pipeline::{PipelineTokenizer, Span};
 
-pub(crate) use self::added::{Added, AddedTokens, write_added};
+pub(crate) use self::added::AddedTokens;
+#[cfg(feature = "build")]
+pub(crate) use self::added::{Added, write_added};
+#[cfg(feature = "build")]
 pub(crate) use self::load::{CHARSMAP_PLACEHOLDER, read_components};
 
 use self::added::Segment;

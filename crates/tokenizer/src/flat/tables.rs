@@ -31,8 +31,8 @@ pub(crate) struct Meta {
     pub(crate) kind: Kind,
     /// One more than the highest id.
     pub(crate) vocab_size: u32,
-    /// Of BPE: bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one. Of all:
-    /// bit 2: [`Meta::RUNS_OF_SPACES`].
+    /// Of BPE: bit 0: a character without a symbol becomes its bytes; bit 1: runs of unknown characters become one; bit 3:
+    /// [`Meta::AFFIXES`]. Of all: bit 2: [`Meta::RUNS_OF_SPACES`].
     pub(crate) flags: u32,
     /// Id of what has none, or [`NO_SYMBOL`]: then BPE drops it, and others fail.
     pub(crate) unknown: u32,
@@ -57,6 +57,8 @@ impl Meta {
     pub(crate) const FUSE_UNKNOWN: u32 = 2;
     /// A normalizer that replaces two spaces replaces all spaces that stand side by side, two or more.
     pub(crate) const RUNS_OF_SPACES: u32 = 4;
+    /// Symbols of bytes and characters depend on their [`Place`] in a word.
+    pub(crate) const AFFIXES: u32 = 8;
 
     pub(crate) fn write(self) -> Vec<u8> {
         let score = self.unknown_score.to_bits();
@@ -100,9 +102,54 @@ impl Meta {
             .ok_or(BAD)
     }
 
+    /// The places that bytes and characters have symbols for.
+    pub(super) fn places(self) -> usize {
+        if self.flags & Self::AFFIXES == 0 {
+            1
+        } else {
+            Place::COUNT
+        }
+    }
+
     /// Whether a symbol is below the vocabulary size, or [`NO_SYMBOL`].
     pub(super) fn has_or_none(self, symbol: u32) -> bool {
         symbol < self.vocab_size || symbol == NO_SYMBOL
+    }
+}
+
+/// Where in a word a byte or a character stands: how it is spelled depends on that in a model with affixes
+/// (`continuing_subword_prefix`, `end_of_word_suffix`). In other models all are [`Place::ONLY`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+impl Place {
+    pub(crate) const COUNT: usize = 4;
+    pub(crate) const ONLY: Self = Self(0);
+
+    /// All, by their number.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self)
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(goes_on: bool, is_followed: bool) -> Self {
+        Self(usize::from(goes_on) | usize::from(is_followed) << 1)
+    }
+
+    /// The number of the page that a code point is on.
+    #[inline(always)]
+    pub(crate) fn page_of(self, code: u32) -> usize {
+        self.0.wrapping_mul(PAGES).wrapping_add((code / PAGE) as usize)
+    }
+
+    /// Whether something stands before it in the word.
+    pub(crate) fn goes_on(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Whether something stands after it.
+    pub(crate) fn is_followed(self) -> bool {
+        self.0 & 2 != 0
     }
 }
 
@@ -220,17 +267,22 @@ impl<'a> Tables<'a> {
         let known = |symbol: u32| symbol < self.meta.vocab_size;
         let known_or_none = |symbol: &[u8; 4]| self.meta.has_or_none(u32::from_le_bytes(*symbol));
         let pages = self.chars.as_chunks::<{ PAGE as usize }>().0.len();
-        let good = self.bytes.len() == 256
+        let places = self.meta.places();
+        let good = self.bytes.len() == places.wrapping_mul(256)
             && self.pair_tags.len() == self.pairs.len()
-            && self.char_pages.len() == PAGES
+            && self.char_pages.len() == places.wrapping_mul(PAGES)
             && self.chars.len().is_multiple_of(PAGE as usize)
             && self.bytes.iter().all(known_or_none)
             && self.chars.iter().all(known_or_none)
             && (self.meta.flags & Meta::BYTES == 0
-                || (0..=u8::MAX).zip(self.bytes).all(|(byte, symbol)| {
-                    // These never stand in UTF-8.
-                    matches!(byte, 0xc0 | 0xc1 | 0xf5..=0xff) || *symbol != NO_SYMBOL.to_le_bytes()
-                }))
+                || self
+                    .bytes
+                    .chunks(256)
+                    .flat_map(|symbols| (0..=u8::MAX).zip(symbols))
+                    .all(|(byte, symbol)| {
+                        // These never stand in UTF-8.
+                        matches!(byte, 0xc0 | 0xc1 | 0xf5..=0xff) || *symbol != NO_SYMBOL.to_le_bytes()
+                    }))
             && self.char_pages.iter().all(|page| {
                 let page = u16::from_le_bytes(*page);
                 page == NO_PAGE || usize::from(page) < pages
@@ -265,11 +317,11 @@ impl<'a> Tables<'a> {
 
     /// Symbol of a character, or [`NO_SYMBOL`].
     #[inline(always)]
-    pub(crate) fn char(&self, character: char) -> u32 {
+    pub(crate) fn char(&self, character: char, place: Place) -> u32 {
         let code = character as u32;
         let page = self
             .char_pages
-            .get((code / PAGE) as usize)
+            .get(place.page_of(code))
             .map_or(NO_PAGE, |page| u16::from_le_bytes(*page));
         let at = u32::from(page).wrapping_mul(PAGE).wrapping_add(code % PAGE);
         self.chars
@@ -279,9 +331,9 @@ impl<'a> Tables<'a> {
 
     /// Symbol of a byte, or [`NO_SYMBOL`].
     #[inline(always)]
-    pub(crate) fn byte(&self, byte: u8) -> u32 {
+    pub(crate) fn byte(&self, byte: u8, place: Place) -> u32 {
         self.bytes
-            .get(usize::from(byte))
+            .get(place.0.wrapping_mul(256).wrapping_add(usize::from(byte)))
             .map_or(NO_SYMBOL, |symbol| u32::from_le_bytes(*symbol))
     }
 

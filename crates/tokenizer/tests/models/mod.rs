@@ -1,8 +1,10 @@
 //! Models that are compared: those that `scripts/setup test` fetches, and such with the parts of others.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tk_encode::utils::byte_level::BYTES_CHAR_LOOKUP;
 
 /// The `tokenizer.json` of a model that `scripts/setup test` fetches.
 pub(crate) fn model(name: &str) -> String {
@@ -75,6 +77,96 @@ pub(crate) fn word_level() -> String {
     json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
         {"type": "Whitespace"}, {"type": "Punctuation", "behavior": "Isolated"}]});
     json.to_string()
+}
+
+/// A BPE model that spells what goes on with a word with `prefix` before it, and what ends one with `suffix` behind it; made of
+/// the words of this repository's documentation.
+pub(crate) fn with_affixes(prefix: &str, suffix: &str, byte_level: bool) -> String {
+    const WORDS: usize = 1500;
+    const MERGES: usize = 600;
+    let spelled = |word: &str| -> Vec<String> {
+        let plain: Vec<String> = match byte_level {
+            true => word
+                .bytes()
+                .map(|byte| BYTES_CHAR_LOOKUP[usize::from(byte)].to_string())
+                .collect(),
+            false => word.chars().map(String::from).collect(),
+        };
+        let last = plain.len().saturating_sub(1);
+        let plain = plain.into_iter().enumerate();
+        plain
+            .map(|(at, symbol)| {
+                let [before, after] =
+                    [(at > 0, prefix), (at == last, suffix)].map(|(is, affix)| if is { affix } else { "" });
+                format!("{before}{symbol}{after}")
+            })
+            .collect()
+    };
+    let text = concat!(
+        include_str!("../../../../docs/prompts.md"),
+        " é̀ 日本語 日 naïve Straße фраза мир"
+    );
+    let words = text
+        .split_whitespace()
+        .take(WORDS)
+        .chain(text.split_whitespace().rev().take(8));
+    let mut words: Vec<Vec<String>> = words.map(spelled).collect();
+    let mut tokens = vec!["<unk>".to_owned()];
+    let mut add = |token: String| {
+        if !tokens.contains(&token) {
+            tokens.push(token);
+        }
+    };
+    if byte_level {
+        for spelling in *BYTES_CHAR_LOOKUP {
+            add(spelling.to_string());
+            add(format!("{prefix}{spelling}"));
+            add(format!("{spelling}{suffix}"));
+            add(format!("{prefix}{spelling}{suffix}"));
+        }
+    }
+    words.iter().flatten().cloned().for_each(&mut add);
+    let mut merges = Vec::new();
+    for _ in 0..MERGES {
+        let mut counts = BTreeMap::new();
+        for pair in words.iter().flat_map(|word| word.windows(2)) {
+            *counts.entry([pair[0].clone(), pair[1].clone()]).or_insert(0) += 1;
+        }
+        let Some((pair, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
+            break;
+        };
+        let token = [pair[0].as_str(), &pair[1][prefix.len()..]].concat();
+        for word in &mut words {
+            while let Some(at) = word.windows(2).position(|two| two == pair.as_slice()) {
+                word.splice(at..at + 2, [token.clone()]);
+            }
+        }
+        add(token);
+        merges.push(pair);
+    }
+    let vocab: serde_json::Map<_, _> = tokens
+        .into_iter()
+        .zip(0..)
+        .map(|(token, id)| (token, json!(id)))
+        .collect();
+    let [normalizer, pre_tokenizer] = match byte_level {
+        true => [
+            json!({"type": "NFC"}),
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}),
+        ],
+        false => [
+            json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+                "lowercase": false}),
+            json!({"type": "BertPreTokenizer"}),
+        ],
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "post_processor": null, "decoder": null,
+        "added_tokens": [added(0, "<unk>", false, false)], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": prefix,
+            "end_of_word_suffix": suffix, "fuse_unk": true, "byte_fallback": false, "vocab": vocab, "merges": merges},
+    })
+    .to_string()
 }
 
 /// As it is, it refuses all characters that are not in its vocabulary.

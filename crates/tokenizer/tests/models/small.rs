@@ -36,6 +36,27 @@ pub fn bpe(byte_level: bool) -> Value {
     })
 }
 
+/// The canonical `tokenizer.json` of a small BPE model that spells bytes otherwise inside and at the end of a word.
+pub fn bpe_with_affixes() -> Value {
+    let mut json = bpe(true);
+    let vocab = json["model"]["vocab"].as_object().expect("a vocabulary").clone();
+    let spellings = vocab.keys().filter(|token| token.chars().count() == 1);
+    let spellings = spellings.flat_map(|token| [format!("+{token}"), format!("{token}."), format!("+{token}.")]);
+    let tokens = spellings.chain(["ab".to_owned(), "ab.".to_owned(), "\u{c3}\u{a9}.".to_owned()]);
+    let mut all = vocab.clone();
+    for token in tokens {
+        let id = all.len();
+        all.entry(token).or_insert(id.into());
+    }
+    json["added_tokens"][0]["id"] = all.len().into();
+    json["added_tokens"][1]["id"] = (all.len() + 1).into();
+    json["model"]["vocab"] = all.into();
+    json["model"]["merges"] = json!([["a", "+b"], ["a", "+b."], ["\u{c3}", "+\u{a9}."]]);
+    json["model"]["continuing_subword_prefix"] = "+".into();
+    json["model"]["end_of_word_suffix"] = ".".into();
+    json
+}
+
 /// The canonical `tokenizer.json` of a small Unigram model with something of everything.
 pub fn unigram() -> Value {
     let bytes = (0..=0xff).map(|byte| (format!("<0x{byte:02X}>"), -9.0));

@@ -56,7 +56,7 @@ impl Model {
         let jinja = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
         Self {
             name,
-            tokenizer: tokenizer::build(json.as_bytes()).expect("builds").bytes,
+            tokenizer: tokenizer::build(json.as_bytes()).expect("builds"),
             text: ModelText::from_files(&config, jinja.as_deref()).expect("reads"),
         }
     }

@@ -25,13 +25,13 @@ fn byte_level() -> Vec<u8> {
     });
     let json = json!({"version": "2.0", "added_tokens": added.collect::<Vec<_>>(),
         "model": {"type": "BPE", "byte_level": true, "vocab": vocab, "merges": []}});
-    tokenizer::build(json.to_string().as_bytes()).expect("builds").bytes
+    tokenizer::build(json.to_string().as_bytes()).expect("builds")
 }
 
 /// Travels as JSON, so that nobody says where its texts may be cut.
 fn unigram() -> Vec<u8> {
     let json = r#"{"version":"2.0","model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",-1.0],["b",-2.0],["ab",-1.5]]}}"#;
-    tokenizer::build(json.as_bytes()).expect("builds").bytes
+    tokenizer::build(json.as_bytes()).expect("builds")
 }
 
 /// A pool and what its requests are read with.

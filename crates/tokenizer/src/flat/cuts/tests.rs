@@ -17,9 +17,7 @@ fn model_dirs() -> Vec<PathBuf> {
 }
 
 fn load(json: &str) -> Tokenizer {
-    let artefact = crate::build(json.as_bytes()).expect("builds");
-    assert_eq!(artefact.not_flat, None);
-    Tokenizer::load(artefact.bytes).expect("loads")
+    Tokenizer::load(crate::build(json.as_bytes()).expect("builds")).expect("loads")
 }
 
 static MODELS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
@@ -159,7 +157,7 @@ fn whole(model: &Tokenizer, text: &str) -> Vec<u32> {
 }
 
 fn in_pieces(model: &Tokenizer, text: &str) -> Vec<u32> {
-    let cutter = model.cutter().expect("flat");
+    let cutter = model.cutter();
     let mut ids = cutter.prefix().to_vec();
     let mut start = 0;
     for end in cutter.cuts(text).chain([text.len()]) {
@@ -194,7 +192,7 @@ proptest! {
             let encode = |piece: &str, ids: &mut Vec<u32>| model.encode_plain_into(piece, &Work::unbounded(), ids);
             let (mut whole, mut in_pieces, mut start) = (Vec::new(), Vec::new(), 0);
             encode(&text, &mut whole).expect("encodes");
-            for end in model.cutter().expect("flat").plain_cuts(&text).chain([text.len()]) {
+            for end in model.cutter().plain_cuts(&text).chain([text.len()]) {
                 encode(&text[start..end], &mut in_pieces).expect("encodes");
                 start = end;
             }
@@ -205,7 +203,7 @@ proptest! {
 
 /// The ids up to a place, without those that come after a text.
 fn up_to(model: &Tokenizer, text: &str) -> Vec<u32> {
-    let cutter = model.cutter().expect("flat");
+    let cutter = model.cutter();
     let mut ids = cutter.prefix().to_vec();
     cutter
         .encode_into(text, 0, &Work::unbounded(), &mut ids)
@@ -221,7 +219,7 @@ proptest! {
         for model in MODELS.iter() {
             // A character that is in no added token, so that none goes across.
             let text = format!("{known}\u{fdd0}{next}");
-            let settled = model.cutter().expect("flat").settled(&text, known.len());
+            let settled = model.cutter().settled(&text, known.len());
             let ids = up_to(model, &text[..settled]);
             for whole in [whole(model, &text), whole(model, &format!("{known}{other}")), whole(model, &known)] {
                 prop_assert!(settled == 0 || whole.starts_with(&ids), "{settled}");
@@ -245,12 +243,10 @@ fn texts_are_settled_up_to_the_last_place() {
         ("", "Tell me", 0),
     ] {
         let text = format!("{known}{next}");
-        let cutter = qwen.cutter().expect("flat");
+        let cutter = qwen.cutter();
         assert_eq!(cutter.settled(&text, known.len()), expected, "{text:?}");
     }
-    let whole_words = MODELS
-        .iter()
-        .find(|model| model.cutter().is_some_and(|cutter| cutter.settled("a <|a|> b", 9) == 0));
+    let whole_words = MODELS.iter().find(|model| model.cutter().settled("a <|a|> b", 9) == 0);
     assert!(
         whole_words.is_some(),
         "a token that looks at what follows settles nothing"
@@ -258,7 +254,7 @@ fn texts_are_settled_up_to_the_last_place() {
 }
 
 fn cuts(model: &Tokenizer, text: &str) -> Vec<usize> {
-    model.cutter().expect("flat").cuts(text).collect()
+    model.cutter().cuts(text).collect()
 }
 
 #[test]
@@ -280,7 +276,6 @@ fn texts_are_cut_where_it_is_proven() {
     }
     let plain: Vec<_> = qwen
         .cutter()
-        .expect("flat")
         .plain_cuts("<|im_start|>user\nHi there, you<|im_end|>")
         .collect();
     assert_eq!(plain, [17, 19], "only in plain text");
