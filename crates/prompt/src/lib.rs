@@ -10,7 +10,7 @@
 //! - `media` tells what of a prompt stands before its images, audio and video, [`images`] which images are known;
 //! - `dynamo` does both as Dynamo's frontend does, for pools behind one;
 //! - `harmony` writes gpt-oss's prompts, which vLLM makes without a template;
-//! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by `python`;
+//! - [`template`] renders the model's chat template, with [`minijinja`] made to behave like Python's Jinja by [`jinja`];
 //! - [`token_data`] puts token ids into the body, for workers that take them;
 //! - [`usage`] reads the token counts from the response as it passes.
 //!
@@ -37,7 +37,6 @@ pub mod json;
 mod media;
 mod messages;
 mod model_text;
-mod python;
 mod rules;
 pub mod template;
 pub mod token_data;

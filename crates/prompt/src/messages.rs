@@ -14,7 +14,6 @@ use crate::body::NODE;
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::media::{EMBEDDINGS, MARK, Medium, StandIn, UNKNOWN, unknown_part};
-use crate::python;
 
 /// How a template wants the content of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -349,14 +348,14 @@ pub(crate) fn tools(tools: &[Json<'_>]) -> Result<Value, PromptError> {
         }
         let mut tool = vec![
             ("type", Value::from("function")),
-            ("function", python::printed(Value::from_pairs(dumped))),
+            ("function", Value::from_pairs(dumped)),
         ];
         if let Some(deferred) = deferred {
             tool.push(("defer_loading", value(deferred)?));
         }
-        Ok(python::printed(Value::from_pairs(tool)))
+        Ok(Value::from_pairs(tool))
     });
-    tools.collect::<Result<_, _>>().map(python::printed)
+    tools.collect()
 }
 
 /// An object with its `known` keys first, every value made by `convert`.
@@ -377,7 +376,7 @@ fn ordered(
         .chain(others)
         .map(|(key, field)| Ok((key, convert(key, field)?)))
         .collect::<Result<_, PromptError>>()?;
-    Ok(python::printed(Value::from_pairs(pairs)))
+    Ok(Value::from_pairs(pairs))
 }
 
 /// A JSON value as a template sees it.
@@ -390,18 +389,18 @@ pub(crate) fn value(json: &Json<'_>) -> Result<Value, PromptError> {
         Json::Float(number) => Value::from(*number),
         Json::Inexact => return Err(PromptError::InexactNumber),
         Json::String(text) => Value::from(&**text),
-        Json::Tokens(numbers) => python::printed(numbers.iter().copied().collect()),
-        Json::Array(items) => python::printed(items.iter().map(value).collect::<Result<_, _>>()?),
+        Json::Tokens(numbers) => numbers.iter().copied().collect(),
+        Json::Array(items) => items.iter().map(value).collect::<Result<_, _>>()?,
         Json::Object(entries) => {
             let pairs = entries.iter().map(|(key, item)| Ok((&**key, value(item)?)));
-            python::printed(Value::from_pairs(pairs.collect::<Result<Vec<_>, PromptError>>()?))
+            Value::from_pairs(pairs.collect::<Result<Vec<_>, PromptError>>()?)
         }
     })
 }
 
 /// As Python's `json.dumps` writes it.
 pub(crate) fn dumped(json: &Json<'_>) -> Result<String, PromptError> {
-    python::dumps(&value(json)?).map_err(|error| PromptError::Template(error.to_string()))
+    jinja::dumps(&value(json)?).map_err(|error| PromptError::Template(error.to_string()))
 }
 
 fn bad(why: &str) -> PromptError {

@@ -192,6 +192,11 @@ fn templates_end_where_their_limits_are() {
         "{% for a in range(100000) %}{{ messages | tojson }}{% endfor %}",
         "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
         "{{ 'xxxxxxxx' * 1000000000 }}",
+        "{{ 'x'.replace('', 'x' * 100000).replace('', 'x' * 100000) }}",
+        "{{ '{:1000000000}'.format('x') }}",
+        "{{ 'x'.center(1000000000) }}{{ 'x'.zfill(1000000000) }}{{ 'x'.ljust(1000000000) }}",
+        "{{ '\t'.expandtabs(1000000000) }}",
+        "{{ ('x' * 100000).join(('x' * 100000) | list) }}",
     ] {
         for frontend in FRONTENDS {
             let Err(reason) = outcome(&compile(source, frontend), Shape::Chat, body.as_bytes()) else {
@@ -230,5 +235,98 @@ fn values_are_paid_for_in_each_rendering() {
             twice >= once + 3 * 150 * MESSAGES as u64,
             "{frontend:?}: {once} and {twice}"
         );
+    }
+}
+
+/// The same for what Jinja2 has and minijinja 2, which Dynamo's frontend renders with, has not.
+#[test]
+fn what_is_made_is_paid_for_before() {
+    let nested = "{% set ns = namespace(l=[1]) %}{% for a in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}";
+    let uses = [
+        "{{ ns.l }}",
+        "{{ ns.l | tojson }}",
+        "{{ ns.l ~ 'x' }}",
+        "{{ [ns.l] | join }}",
+        "{{ ns.l | upper }}",
+        "{{ 'x' | replace('x', ns.l) }}",
+        "{{ '%s' % ns.l }}",
+        "{{ '%s' | format(ns.l) }}",
+        "{{ '{}'.format(ns.l) }}",
+        "{{ ns.l | safe }}",
+        "{{ ns.l is lower }}",
+        "{{ raise_exception(ns.l) }}",
+    ]
+    .map(|used| format!("{nested}{used}"));
+    let sizes = [
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%1000000000s' % 'x' }}",
+        "{{ '%.1000000000f' % 1.5 }}",
+        "{{ 'x' | center(10 ** 9) }}",
+        "{{ 'a\nb' | indent(10 ** 9) }}",
+        "{{ ('x' * 100000) | replace('', 'x' * 100000) }}",
+        "{{ ('x' * 100000) | list | join('x' * 100000) }}",
+        "{{ ('x' * 100000) | list | sort }}",
+        "{{ 'x' | batch(10 ** 9, 'x') | list }}",
+        "{{ 'x' | slice(10 ** 9) | list }}",
+    ];
+    let body = r#"{"messages":[]}"#;
+    for source in uses.iter().map(String::as_str).chain(sizes) {
+        assert_eq!(
+            outcome(&compile(source, Frontend::Vllm), Shape::Chat, body.as_bytes()),
+            Err("template_limit"),
+            "{source}"
+        );
+    }
+    for used in ["{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l | string }}"] {
+        let source = format!("{nested}{used}");
+        assert_eq!(
+            outcome(&compile(&source, Frontend::Dynamo), Shape::Chat, body.as_bytes()),
+            Err("template_limit"),
+            "{source}"
+        );
+    }
+}
+
+/// minijinja walks templates by recursion, and the stack of a VM is small.
+#[test]
+fn templates_that_nest_deeply_do_not_compile() {
+    let chains = [
+        ("{{ x", " + x", " }}"),
+        ("{{ x", " ~ x", " }}"),
+        ("{{ x", " ** x", " }}"),
+        ("{{ x", " and x", " }}"),
+        ("{{ x", ".x", " }}"),
+        ("{{ x", " | e", " }}"),
+        ("{{ x", "()", " }}"),
+        ("{{ x", "[:]", " }}"),
+        ("{{ x", " if x else x", " }}"),
+        ("{{ x", " is x", " }}"),
+        ("{% set x", " | e", " %}{% endset %}"),
+        ("{% if x %}", "{% elif x %}", "{% endif %}"),
+    ];
+    for (start, link, end) in chains {
+        for frontend in FRONTENDS {
+            let compiled = |links: usize| {
+                let text = ModelText {
+                    chat_template: Some(format!("{start}{}{end}", link.repeat(links))),
+                    rules: Rules {
+                        frontend,
+                        ..Rules::default()
+                    },
+                    ..ModelText::default()
+                };
+                // The stack that a thread of a VM has.
+                let thread = std::thread::Builder::new().stack_size(1 << 20);
+                let compile = move || {
+                    ChatTemplate::compile(&text)
+                        .map(drop)
+                        .map_err(|error| error.to_string())
+                };
+                thread.spawn(compile).unwrap().join().unwrap()
+            };
+            assert_eq!(compiled(100), Ok(()), "{link}");
+            let refused = compiled(30_000).unwrap_err();
+            assert!(refused.contains("nests too deeply"), "{link}: {refused}");
+        }
     }
 }

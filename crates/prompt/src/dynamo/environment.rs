@@ -1,4 +1,4 @@
-//! The Jinja that the frontend renders with: minijinja with less of Python than [`python`] makes it have.
+//! The Jinja that the frontend renders with: minijinja with less of Python than [`jinja`] makes it have.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,17 +8,24 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
 use crate::json::Json;
-use crate::{messages, python};
+use crate::messages;
 
-/// Makes `environment` behave as the frontend's own. `now`, `no_time`: see [`python::install`].
+/// Makes `environment` behave as the frontend's own. `now`, `no_time`: see [`jinja::install`].
 pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: i64) {
-    python::install(environment, now, no_time);
+    jinja::install_methods(environment, now, no_time);
     environment.set_formatter(write_value);
     environment.add_filter("length", |value: Value| value.len().unwrap_or(0));
-    environment.add_filter("string", |value: &Value| text(value).into_owned());
-    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
-        python::trim(&text(value), characters)
+    environment.add_filter("string", |state: &State<'_, '_>, value: &Value| {
+        text(state, value).map(Cow::into_owned)
     });
+    environment.add_filter(
+        "trim",
+        |state: &State<'_, '_>, value: &Value, characters: Option<&str>| {
+            text(state, value).map(|text| jinja::trim(&text, characters))
+        },
+    );
+    // Writes a different layout in minijinja 2.
+    environment.remove_filter("pprint");
     environment.add_filter("tojson", tojson);
     environment.add_filter("fromjson", fromjson);
     environment.add_filter("from_json", fromjson);
@@ -33,28 +40,29 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
 fn write_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
-            output.write_str(&text(value)).map_err(Error::from)
+            output.write_str(&text(state, value)?).map_err(Error::from)
         }
         _ => escape_formatter(output, state, value),
     }
 }
 
 /// A float as in Python; lists and objects as minijinja 2 prints them, which is Rust's notation but for `True` and `None`.
-fn text(value: &Value) -> Cow<'_, str> {
+fn text<'v>(state: &State<'_, '_>, value: &'v Value) -> Result<Cow<'v, str>, Error> {
     match value.kind() {
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
             let mut text = String::new();
-            debug(value, &mut text, 0);
-            Cow::Owned(text)
+            debug(state, value, &mut text, 0)?;
+            Ok(Cow::Owned(text))
         }
-        _ => python::str(value),
+        _ => jinja::str(state, value),
     }
 }
 
 /// Deeper than any request can nest; a template can build a value that contains itself.
 const MAX_DEPTH: usize = 512;
 
-fn debug(value: &Value, text: &mut String, depth: usize) {
+fn debug(state: &State<'_, '_>, value: &Value, text: &mut String, depth: usize) -> Result<(), Error> {
+    jinja::pay(state, value)?;
     let inside = depth.saturating_add(1);
     match value.kind() {
         _ if depth > MAX_DEPTH => text.push_str("..."),
@@ -68,7 +76,7 @@ fn debug(value: &Value, text: &mut String, depth: usize) {
             text.push('[');
             for (count, item) in value.try_iter().into_iter().flatten().enumerate() {
                 separate(count, text);
-                debug(&item, text, inside);
+                debug(state, &item, text, inside)?;
             }
             text.push(']');
         }
@@ -76,14 +84,15 @@ fn debug(value: &Value, text: &mut String, depth: usize) {
             text.push('{');
             for (count, key) in value.try_iter().into_iter().flatten().enumerate() {
                 separate(count, text);
-                debug(&key, text, inside);
+                debug(state, &key, text, inside)?;
                 text.push_str(": ");
-                debug(&value.get_item(&key).unwrap_or_default(), text, inside);
+                debug(state, &value.get_item(&key).unwrap_or_default(), text, inside)?;
             }
             text.push('}');
         }
         _ => text.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 fn separate(count: usize, text: &mut String) {
@@ -93,13 +102,13 @@ fn separate(count: usize, text: &mut String) {
 }
 
 /// `json.dumps`, of whose arguments only `indent` is known and all others are ignored.
-fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
+fn tojson(state: &State<'_, '_>, value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     if value.is_undefined() {
         return Ok("null".to_owned());
     }
     let indent = kwargs.get::<usize>("indent").ok();
     let _ = kwargs.args().count();
-    python::dumps_indented(value, indent)
+    jinja::dumps_indented(state, value, indent)
 }
 
 /// A text as the JSON in it; anything else as it is.
@@ -115,9 +124,9 @@ fn fromjson(value: Value) -> Result<Value, Error> {
 }
 
 /// The `escape` filter, with the entities that minijinja writes.
-fn escape(value: &Value) -> String {
+fn escape(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     let mut escaped = String::new();
-    for character in text(value).chars() {
+    for character in text(state, value)?.chars() {
         match character {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
@@ -127,5 +136,5 @@ fn escape(value: &Value) -> String {
             other => escaped.push(other),
         }
     }
-    escaped
+    Ok(escaped)
 }

@@ -14,7 +14,7 @@ use crate::body::Piece;
 use crate::error::PromptError;
 use crate::json::Json;
 use crate::media::unknown_part;
-use crate::python::strftime;
+use jinja::strftime;
 
 pub(crate) use chat::{Chat, rendered as chat};
 pub(crate) use responses::rendered as responses;

@@ -3,7 +3,6 @@
 use super::Request;
 use crate::error::PromptError;
 use crate::messages::Message;
-use crate::python;
 
 /// Appended to the final message, it shows in the rendered text where that ends.
 pub(crate) const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -30,7 +29,7 @@ pub(crate) fn cut_at_tag(mut text: String) -> Result<String, PromptError> {
     let spacing_kept = text.get(end..).is_some_and(|rest| rest.starts_with(TAG));
     text.truncate(end);
     if !spacing_kept {
-        text.truncate(python::strip_end(&text).len());
+        text.truncate(jinja::strip_end(&text).len());
     }
     Ok(text)
 }

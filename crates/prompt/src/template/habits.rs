@@ -13,7 +13,6 @@ use super::{ChatTemplate, FUEL, NO_TIME, Request, TEMPLATE, output_limit, syntax
 use crate::images::Images;
 use crate::json::Json;
 use crate::messages::KeyOrder;
-use crate::python;
 
 /// Whether the template refuses a system message that is not the first (`_detect_merge_inline_system`). vLLM tries in a
 /// plain Jinja environment, so any template that needs more, such as `raise_exception` or the `generation` tag, counts
@@ -25,11 +24,12 @@ pub(super) fn wants_system_first(source: &str) -> bool {
     let rendered = || -> Result<(), minijinja::Error> {
         let mut environment = Environment::new();
         environment.set_syntax(syntax()?);
-        python::install(&mut environment, Arc::new(AtomicI64::new(NO_TIME)), NO_TIME);
+        jinja::install(&mut environment, Arc::new(AtomicI64::new(NO_TIME)), NO_TIME);
         environment.remove_global("raise_exception");
         environment.remove_global("strftime_now");
         environment.set_fuel(Some(Limits::DEFAULT.base / FUEL));
-        environment.add_template_owned(TEMPLATE, source.replace("\r\n", "\n").replace('\r', "\n"))?;
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        environment.add_template_owned(TEMPLATE, jinja::expressions::rewritten(&source, &syntax()?, true)?)?;
         let mut nowhere = BoundedText::new(output_limit(0), 0);
         let template = environment.get_template(TEMPLATE)?;
         template.render_captured_to(variables, &mut nowhere).map(drop)

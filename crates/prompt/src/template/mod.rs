@@ -29,7 +29,6 @@ use crate::media::{self, StandIn};
 pub use crate::messages::ContentFormat;
 use crate::messages::{self, KeyOrder};
 use crate::model_text::ModelText;
-use crate::python::{self, Raised};
 use crate::rules::{Frontend, Rules};
 use output::BoundedText;
 use requested::Requested;
@@ -264,7 +263,7 @@ impl ChatTemplate {
         let text = compiled.render(variables, work)?;
         match continued {
             None => Ok((text, media)),
-            Some(final_text) if text.contains(python::strip(&final_text)) => Ok((continued::cut_at_tag(text)?, media)),
+            Some(final_text) if text.contains(jinja::strip(&final_text)) => Ok((continued::cut_at_tag(text)?, media)),
             Some(_) => Err(continued::not_found()),
         }
     }
@@ -310,14 +309,18 @@ impl Compiled {
         };
         let syntax = syntax().map_err(syntax_error)?;
         let source = source::prepare(source, frontend);
-        let format = content_format::detect(&source, syntax.clone()).map_err(syntax_error)?;
+        let rewrite = frontend == Frontend::Vllm;
+        let rewritten = jinja::expressions::rewritten(&source, &syntax, rewrite).map_err(syntax_error)?;
+        let format = content_format::detect(&rewritten, syntax.clone()).map_err(syntax_error)?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
         match frontend {
-            Frontend::Vllm => python::install(&mut environment, now.clone(), NO_TIME),
+            Frontend::Vllm => jinja::install(&mut environment, now.clone(), NO_TIME),
             Frontend::Dynamo => dynamo::environment::install(&mut environment, now.clone(), NO_TIME),
         }
-        environment.add_template_owned(TEMPLATE, source).map_err(syntax_error)?;
+        environment
+            .add_template_owned(TEMPLATE, rewritten)
+            .map_err(syntax_error)?;
         Ok(Self { environment, format })
     }
 
@@ -383,7 +386,7 @@ const TEMPLATE: &str = "chat";
 fn render_error(error: &minijinja::Error) -> PromptError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
-        if let Some(Raised(message)) = current.downcast_ref::<Raised>() {
+        if let Some(jinja::Raised(message)) = current.downcast_ref::<jinja::Raised>() {
             return PromptError::Refused(message.clone());
         }
         if current

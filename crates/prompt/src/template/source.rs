@@ -17,9 +17,13 @@ pub(super) fn prepare(source: &str, frontend: Frontend) -> String {
 /// prompt stands for its body, into a `with` block, which like the original has a scope of its own. Whitespace control
 /// stays as it is.
 ///
-/// Doubles the line break after `{% raw %}` for vLLM: minijinja takes one away there, as after other tags, Jinja2 does not.
+/// For vLLM doubles the line break after `{% raw %}`: minijinja takes one away there, as after other tags, Jinja2 does not. And
+/// puts the bodies of `filter` and `set` blocks into such blocks, too: in Jinja2 they are scopes.
 fn rewritten(source: &str, frontend: Frontend) -> Cow<'_, str> {
-    if !source.contains("generation") && !source.contains("raw") {
+    if !["generation", "raw", "endfilter", "endset"]
+        .iter()
+        .any(|name| source.contains(name))
+    {
         return Cow::Borrowed(source);
     }
     let mut rewritten = String::with_capacity(source.len());
@@ -48,6 +52,16 @@ fn rewritten(source: &str, frontend: Frontend) -> Cow<'_, str> {
                 }
                 continue;
             }
+            ("endfilter" | "endset", false) if frontend == Frontend::Vllm => {
+                rewritten.extend([open, " endwith %}{% ", name.trim(), " ", close, "%}"]);
+                rest = after;
+                continue;
+            }
+            (name, false) if frontend == Frontend::Vllm && opens_block(name) => {
+                rewritten.extend([open, " ", name, " %}{% with ", close, "%}"]);
+                rest = after;
+                continue;
+            }
             ("generation", false) => "with",
             ("endgeneration", false) => "endwith",
             (_, false) => continue,
@@ -57,6 +71,15 @@ fn rewritten(source: &str, frontend: Frontend) -> Cow<'_, str> {
     }
     rewritten.push_str(rest);
     Cow::Owned(rewritten)
+}
+
+/// Whether a tag is a `filter`, or a `set` without a value.
+fn opens_block(tag: &str) -> bool {
+    match tag.split_once(char::is_whitespace) {
+        Some(("filter", _)) => true,
+        Some(("set", rest)) => !rest.split('|').next().is_some_and(|target| target.contains('=')),
+        _ => false,
+    }
 }
 
 fn split_sign_start(inside: &str) -> (&str, &str) {
@@ -95,6 +118,18 @@ mod tests {
                 Some("a{%- with -%}b{%+ endwith -%}c"),
             ),
             ("{% if add_generation_prompt %}x{% endif %}", None),
+            ("{% set a = b | c %}{% set d, e = f %}{# endset #}", None),
+            (
+                "{%- set a -%}b{%- endset +%}{% set a | c(d=e) %}{% endset %}",
+                Some(
+                    "{%- set a %}{% with -%}b{%- endwith %}{% endset +%}\
+                     {% set a | c(d=e) %}{% with %}{% endwith %}{% endset %}",
+                ),
+            ),
+            (
+                "{% filter c -%} b {% endfilter %}",
+                Some("{% filter c %}{% with -%} b {% endwith %}{% endfilter %}"),
+            ),
             ("{% generation", None),
             ("{%- %}{% generation %}", Some("{%- %}{% with %}")),
             ("{% raw %}\na{% endraw %}\n", Some("{% raw %}\n\na{% endraw %}\n")),

@@ -8,7 +8,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use prompt::{Body, ChatTemplate, ModelText, Prompt, Shape};
+use serde_json::{Value, json};
 
 pub(crate) const NOW: i64 = 1_795_426_800;
 
@@ -33,6 +34,25 @@ pub(crate) fn model_dir() -> PathBuf {
         dir.display()
     );
     dir
+}
+
+/// Renders a template with `messages`, if there are any in `variables`, and the others as `chat_template_kwargs`.
+pub(crate) fn render(source: &str, variables: &Value) -> Result<String, String> {
+    let text = ModelText {
+        chat_template: Some(source.to_owned()),
+        ..ModelText::default()
+    };
+    let template = ChatTemplate::compile(&text).map_err(|error| error.to_string())?;
+    template.set_now(NOW);
+    let mut kwargs = variables.clone();
+    let messages = kwargs.as_object_mut().unwrap().remove("messages");
+    let messages = messages.unwrap_or_else(|| json!([{"role": "user", "content": ""}]));
+    let body = json!({"messages": messages, "chat_template_kwargs": kwargs}).to_string();
+    let body = Body::read(Shape::Chat, body.as_bytes()).map_err(|error| error.to_string())?;
+    match body.prompt(Some(&template)).map_err(|error| error.to_string())? {
+        Prompt::Text { text, .. } => Ok(text.into_owned()),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Runs `tests/jinja_reference.py` on one job.

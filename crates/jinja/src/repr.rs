@@ -1,29 +1,36 @@
-//! `str(value)` and `repr(value)`.
+//! `str(value)` and `repr(value)`. What they write costs fuel: a template can build a value in which another stands many times.
 
 use std::borrow::Cow;
 
-use minijinja::Value;
 use minijinja::value::ValueKind;
+use minijinja::{Error, State, Value};
 
-use super::float;
+use super::{float, sorting};
 
 /// Deeper than any request can nest; a template can build a value that contains itself.
 const MAX_DEPTH: usize = 512;
 
 /// `str(value)`: what Jinja's output and its string filters make of a value.
-pub(crate) fn str(value: &Value) -> Cow<'_, str> {
+pub fn str<'v>(state: &State<'_, '_>, value: &'v Value) -> Result<Cow<'v, str>, Error> {
     match value.as_str() {
-        Some(text) => Cow::Borrowed(text),
-        None if value.is_undefined() => Cow::Borrowed(""),
+        Some(text) => Ok(Cow::Borrowed(text)),
+        None if value.is_undefined() => Ok(Cow::Borrowed("")),
         None => {
             let mut text = String::new();
-            repr(value, &mut text, 0);
-            Cow::Owned(text)
+            repr(state, value, &mut text, 0)?;
+            Ok(Cow::Owned(text))
         }
     }
 }
 
-fn repr(value: &Value, text: &mut String, depth: usize) {
+/// Pays for a value that is written, before it is: one unit, and one for 64 bytes of a text.
+pub fn pay(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let bytes = value.as_str().map_or(0, str::len);
+    state.consume_fuel((bytes as u64 / 64).saturating_add(1))
+}
+
+fn repr(state: &State<'_, '_>, value: &Value, text: &mut String, depth: usize) -> Result<(), Error> {
+    pay(state, value)?;
     let inside = depth.saturating_add(1);
     match value.kind() {
         _ if depth > MAX_DEPTH => text.push_str("..."),
@@ -35,15 +42,16 @@ fn repr(value: &Value, text: &mut String, depth: usize) {
         ValueKind::Undefined => text.push_str("Undefined"),
         // A sum of lists is an iterable in minijinja.
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            let is_tuple = value.is_tuple() || sorting::is_group(value);
+            let (open, close) = if is_tuple { ('(', ')') } else { ('[', ']') };
             text.push(open);
             let mut count = 0_usize;
             for item in value.try_iter().into_iter().flatten() {
                 separate(count, text);
                 count = count.saturating_add(1);
-                repr(&item, text, inside);
+                repr(state, &item, text, inside)?;
             }
-            if value.is_tuple() && count == 1 {
+            if is_tuple && count == 1 {
                 text.push(',');
             }
             text.push(close);
@@ -52,15 +60,16 @@ fn repr(value: &Value, text: &mut String, depth: usize) {
             text.push('{');
             for (count, key) in value.try_iter().into_iter().flatten().enumerate() {
                 separate(count, text);
-                repr(&key, text, inside);
+                repr(state, &key, text, inside)?;
                 text.push_str(": ");
-                repr(&value.get_item(&key).unwrap_or_default(), text, inside);
+                repr(state, &value.get_item(&key).unwrap_or_default(), text, inside)?;
             }
             text.push('}');
         }
         // `None`, `True`, integers: as minijinja prints them.
         _ => text.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 fn separate(count: usize, text: &mut String) {
@@ -99,7 +108,7 @@ fn string(content: &str, text: &mut String) {
 
 /// `str.isprintable`. Rust's own tables, of the same Unicode categories, are reached through `escape_debug`, which
 /// additionally escapes quotes and a combining mark at the start of a text.
-fn is_printable(character: char) -> bool {
+pub(super) fn is_printable(character: char) -> bool {
     matches!(character, ' '..='~') || {
         let mut buffer = String::from("a");
         buffer.push(character);
@@ -109,6 +118,7 @@ fn is_printable(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use minijinja::Environment;
     use minijinja::value::Tuple;
 
     use super::*;
@@ -130,8 +140,10 @@ mod tests {
             r#"[None, True, -3, 1e-07, "it's", 'both \' and "', "#,
             "'é e\u{301} \\u200b\\x7f\\ue000\u{1f600}\\U000e0001\\n\\\\', (1,), {'k': 'v'}]"
         );
-        assert_eq!(str(&list), expected);
-        assert_eq!(str(&Value::from("plain'\n")), "plain'\n");
-        assert_eq!(str(&Value::UNDEFINED), "");
+        let environment = Environment::new();
+        let state = environment.empty_state();
+        assert_eq!(str(&state, &list).unwrap(), expected);
+        assert_eq!(str(&state, &Value::from("plain'\n")).unwrap(), "plain'\n");
+        assert_eq!(str(&state, &Value::UNDEFINED).unwrap(), "");
     }
 }

@@ -2,16 +2,20 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
+use minijinja::{Error, ErrorKind, State, Value};
 
+use super::arguments::{bind, flag};
 use super::float;
+use super::repr::pay;
 
 /// Deeper than any request can nest; a template can build a value that contains itself.
 const MAX_DEPTH: usize = 512;
 
-pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
-    let indent = match kwargs.get::<Option<Value>>("indent")? {
+pub(super) fn tojson(state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ensure_ascii, indent, separators, sort_keys] = bind(&args.into_values(), names)?;
+    let indent = match indent {
         None => None,
         Some(indent) if indent.is_none() => None,
         Some(indent) => Some(match indent.as_str() {
@@ -19,9 +23,7 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
             None => " ".repeat(usize::try_from(indent)?.min(MAX_INDENT)),
         }),
     };
-    let separators = kwargs
-        .get::<Option<Value>>("separators")?
-        .filter(|separators| !separators.is_none());
+    let separators = separators.filter(|separators| !separators.is_none());
     let separator = |index, default: &str| match &separators {
         None => Ok(default.to_owned()),
         Some(pair) => {
@@ -34,42 +36,44 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     };
     let mut writer = Writer {
         text: String::new(),
-        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        ensure_ascii: flag(ensure_ascii.as_ref()),
+        sort_keys: flag(sort_keys.as_ref()),
         item_separator: separator(0, if indent.is_some() { "," } else { ", " })?,
         key_separator: separator(1, ": ")?,
         indent,
+        pay: &|value| pay(state, value),
     };
-    kwargs.assert_all_used()?;
     writer.value(value, 0)?;
     Ok(writer.text)
 }
 
-/// `json.dumps` as it is without arguments.
-pub(crate) fn dumps(value: &Value) -> Result<String, Error> {
-    Writer::new(true, None).written(value)
+/// `json.dumps` as it is without arguments, of what comes from JSON.
+pub fn dumps(value: &Value) -> Result<String, Error> {
+    Writer::new(true, None, &|_| Ok(())).written(value)
 }
 
 /// `json.dumps` with `ensure_ascii=False`, and with so many spaces for each level if `indent` is given.
-pub(crate) fn dumps_indented(value: &Value, indent: Option<usize>) -> Result<String, Error> {
+pub fn dumps_indented(state: &State<'_, '_>, value: &Value, indent: Option<usize>) -> Result<String, Error> {
     let indent = indent.map(|indent| " ".repeat(indent.min(MAX_INDENT)));
-    Writer::new(false, indent).written(value)
+    Writer::new(false, indent, &|value| pay(state, value)).written(value)
 }
 
 /// Keeps a template from asking for gigabytes of spaces.
 const MAX_INDENT: usize = 64;
 
-struct Writer {
+struct Writer<'p> {
     text: String,
     ensure_ascii: bool,
     sort_keys: bool,
     item_separator: String,
     key_separator: String,
     indent: Option<String>,
+    /// Pays for a value before it is written.
+    pay: &'p dyn Fn(&Value) -> Result<(), Error>,
 }
 
-impl Writer {
-    fn new(ensure_ascii: bool, indent: Option<String>) -> Self {
+impl<'p> Writer<'p> {
+    fn new(ensure_ascii: bool, indent: Option<String>, pay: &'p dyn Fn(&Value) -> Result<(), Error>) -> Self {
         Self {
             text: String::new(),
             ensure_ascii,
@@ -77,6 +81,7 @@ impl Writer {
             item_separator: if indent.is_some() { "," } else { ", " }.to_owned(),
             key_separator: ": ".to_owned(),
             indent,
+            pay,
         }
     }
 
@@ -89,6 +94,7 @@ impl Writer {
         if depth > MAX_DEPTH {
             return Err(Error::new(ErrorKind::InvalidOperation, "tojson: nested too deeply"));
         }
+        (self.pay)(value)?;
         match value.kind() {
             ValueKind::None => self.text.push_str("null"),
             ValueKind::Bool => self.text.push_str(if value.is_true() { "true" } else { "false" }),

@@ -6,11 +6,11 @@ pub(super) fn is_space(character: char) -> bool {
 }
 
 /// `text.strip()`.
-pub(crate) fn strip(text: &str) -> &str {
+pub fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
 /// `text.rstrip()`.
-pub(crate) fn strip_end(text: &str) -> &str {
+pub fn strip_end(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }

@@ -40,7 +40,7 @@ struct Date {
 }
 
 /// Formats a time given in seconds since 1970-01-01 UTC. Directives that no chat template uses are refused.
-pub(crate) fn format(format: &str, unix_seconds: i64) -> Result<String, Error> {
+pub fn format(format: &str, unix_seconds: i64) -> Result<String, Error> {
     let date = Date::of(unix_seconds);
     let hour = date.second_of_day.div_euclid(3600);
     let minute = date.second_of_day.div_euclid(60).rem_euclid(60);
