@@ -64,13 +64,14 @@ impl Config {
             fields,
             mistakes: Vec::new(),
         };
+        let default_ms = (Limits::DEFAULT.base / MILLISECOND) as usize;
         let config = Self {
             control_plane_cluster: reader.text("control_plane_cluster"),
             max_body_bytes: reader.count("max_body_bytes", 1..=256 << 20, 32 << 20),
             max_prompt_bytes: reader.count("max_prompt_bytes", 0..=8 << 20, DEFAULT_MAX_PROMPT_BYTES),
             work: Limits {
-                base: MILLISECOND.saturating_mul(reader.count("work_ms", 0..=1_000, 5) as u64),
-                per_byte: reader.count("work_ms_per_mb", 0..=10_000, 45) as u64,
+                base: MILLISECOND.saturating_mul(reader.count("work_ms", 0..=1_000, default_ms) as u64),
+                per_byte: reader.count("work_ms_per_mb", 0..=10_000, Limits::DEFAULT.per_byte as usize) as u64,
             },
             prompt_memory_bytes: reader.count("prompt_memory_bytes", 0..=256 << 20, DEFAULT_MEMORY_BYTES),
             max_view_bytes: reader.count("max_view_bytes", 1 << 20..=896 << 20, 384 << 20),

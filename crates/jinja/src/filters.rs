@@ -141,18 +141,23 @@ fn default(_: &mut State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value
 /// With the entities that MarkupSafe writes.
 fn escape(state: &mut State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [] = bind(args, [])?;
+    Ok(Value::from(escaped(&str(state, value)?, ["&#39;", "&#34;"])))
+}
+
+/// The `escape` filter, with these entities for `'` and `"`.
+pub fn escaped(text: &str, [apostrophe, quote]: [&str; 2]) -> String {
     let mut escaped = String::new();
-    for character in str(state, value)?.chars() {
+    for character in text.chars() {
         match character {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
-            '\'' => escaped.push_str("&#39;"),
-            '"' => escaped.push_str("&#34;"),
+            '\'' => escaped.push_str(apostrophe),
+            '"' => escaped.push_str(quote),
             other => escaped.push(other),
         }
     }
-    Ok(Value::from(escaped))
+    escaped
 }
 
 fn indent(state: &mut State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {

@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 
+pub use filters::escaped;
 pub use json_dumps::{dumps, dumps_indented};
 pub use repr::{pay, str};
 pub use text::{strip, strip_end};

@@ -33,15 +33,13 @@ mod store;
 
 use router_core::hash::{BlockChain, BlockLayout, HashSeed, MediaRun, SequenceHash};
 use tokenizer::{EncodeError, MAX_TEXT_BYTES, Tokenizer};
-use work::Work;
+use work::{HASHED_TOKEN, Work};
 
 use crate::key::{Key, Keys};
 use crate::store::{Entry, InPlace, Store};
 
 /// What cutting a text and looking its pieces up costs for each of its bytes, in nanoseconds (see [`work`]).
 const RECALLED_BYTE: u64 = 2;
-/// What a token costs that goes into the blocks' hashes.
-const TOKEN: u64 = 5;
 
 /// What was read, of all tokenizers and pools.
 pub struct Memory {
@@ -179,7 +177,7 @@ impl Memory {
             prompt
                 .tokenizer
                 .encode_within(text, add_special_tokens, work, &mut ids)?;
-            work.take(ids.len(), TOKEN)?;
+            work.take(ids.len(), HASHED_TOKEN)?;
             reader.take(&ids, images);
             return Ok(());
         }
@@ -203,14 +201,14 @@ impl Memory {
             }
             self.read_piece([content, place], piece.len(), of_piece, reader, |ids| {
                 cutter.encode_into(piece, start, work, ids)?;
-                Ok(work.take(ids.len(), TOKEN)?)
+                Ok(work.take(ids.len(), HASHED_TOKEN)?)
             })?;
             start = end;
         }
         // What stands after the last cut ends where the text does, and is no piece of a longer one.
         let rest = text.get(start..).unwrap_or_default();
         cutter.encode_into(rest, start, work, &mut ids)?;
-        work.take(ids.len(), TOKEN)?;
+        work.take(ids.len(), HASHED_TOKEN)?;
         reader.take(&ids, images);
         if is_whole {
             reader.take(suffix, &[]);
@@ -243,12 +241,12 @@ impl Memory {
             place = self.keys.of_place(place, content);
             self.read_piece([content, place], parts::bytes(&piece), &[], reader, |ids| {
                 parts::encode(tokenizer, &piece, work, ids)?;
-                Ok(work.take(ids.len(), TOKEN)?)
+                Ok(work.take(ids.len(), HASHED_TOKEN)?)
             })?;
         }
         let mut ids = Vec::new();
         parts::encode(tokenizer, &rest, work, &mut ids)?;
-        work.take(ids.len(), TOKEN)?;
+        work.take(ids.len(), HASHED_TOKEN)?;
         reader.take(&ids, &[]);
         Ok(())
     }

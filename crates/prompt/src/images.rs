@@ -5,7 +5,7 @@
 //! size says, which stands at the start of the data of a `data:` URL.
 
 use serde::{Deserialize, Serialize};
-use work::Work;
+use work::{HASHED_TOKEN, Work};
 
 use crate::error::PromptError;
 use crate::json::Json;
@@ -64,8 +64,6 @@ const MOST_RATIO: f64 = 200.0;
 const HEADERS: [usize; 2] = [4 << 10, 256 << 10];
 /// What decoding such a character costs, in nanoseconds (see [`work`]).
 const DECODED: u64 = 4;
-/// What a token of an image costs, up to the hash of its block.
-const TOKEN: u64 = 5;
 
 impl ImageProcessor {
     /// Tokens of an image. `None`: the engine refuses it.
@@ -142,7 +140,7 @@ fn image(part: &Json<'_>, processor: &ImageProcessor, work: &Work) -> Result<Opt
     let Some(tokens) = size.and_then(|size| processor.tokens(size)) else {
         return Ok(None);
     };
-    work.take(tokens, TOKEN)?;
+    work.take(tokens, HASHED_TOKEN)?;
     Ok(Some(Image {
         identifier: identifier.to_owned(),
         at: 0,

@@ -4,15 +4,12 @@ use memory::{Content, Memory, Part, Text};
 use prompt::{Image, Media, Piece, Truncation};
 use router_core::hash::{HashSeed, MediaRun, local_hashes, media_hash, sequence_hashes};
 use tokenizer::EncodeError;
-use work::Work;
+use work::{HASHED_TOKEN, Work};
 
 use crate::{BYTES_PER_TOKEN, Blocks, Extent, ReadError, Reader, Reading, Recall};
 
 /// Tokens of an image or the like, to guess at prompts with such: models make some hundred to some thousand of one.
 const TOKENS_PER_MEDIUM: u64 = 1_000;
-
-/// What it costs to copy and hash a token once more, in nanoseconds (see [`work`]).
-const HASHED_TOKEN: u64 = 5;
 
 /// What it takes to read one prompt, of any form.
 pub(crate) struct Call<'r> {

@@ -20,6 +20,10 @@ pub mod hostile;
 
 use std::cell::Cell;
 
+/// What a token costs that goes into the blocks' hashes, each time that it does: of a text, of an image, or kept when a prompt is
+/// truncated.
+pub const HASHED_TOKEN: u64 = 5;
+
 /// What requests may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

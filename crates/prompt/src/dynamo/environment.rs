@@ -125,16 +125,5 @@ fn fromjson(value: Value) -> Result<Value, Error> {
 
 /// The `escape` filter, with the entities that minijinja writes.
 fn escape(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
-    let mut escaped = String::new();
-    for character in text(state, value)?.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '\'' => escaped.push_str("&#x27;"),
-            '"' => escaped.push_str("&quot;"),
-            other => escaped.push(other),
-        }
-    }
-    Ok(escaped)
+    Ok(jinja::escaped(&text(state, value)?, ["&#x27;", "&quot;"]))
 }

@@ -121,14 +121,14 @@ impl Bpe {
             longest_word: 0,
             unknown_score: 0.0,
         };
-        let neighbour_bytes = bytes.clone();
-        let symbols = bytes.unwrap_or_else(|| vec![NO_SYMBOL; self.places().count().saturating_mul(256)]);
+        let none = vec![NO_SYMBOL; self.places().count().saturating_mul(256)];
+        let symbols = bytes.as_deref().unwrap_or(&none);
         let [pair_pilots, pair_tags, pairs] = self.pairs()?;
-        let (char_pages, chars) = self.chars(&symbols).write();
-        let symbols = symbols.into_iter().flat_map(u32::to_le_bytes).collect();
+        let (char_pages, chars) = self.chars(symbols).write();
+        let symbols = symbols.iter().copied().flat_map(u32::to_le_bytes).collect();
         let mut sections = vec![meta.write(), pair_pilots, pair_tags, pairs, symbols, char_pages, chars];
         let (merged, others) = self.words(meta, &sections);
-        let neighbours = self.neighbours(neighbour_bytes.as_deref(), !self.ignore_merges || others.is_empty());
+        let neighbours = self.neighbours(bytes.as_deref(), !self.ignore_merges || others.is_empty());
         let others = others.into_iter().filter(|_| self.ignore_merges);
         sections.extend(whole_words(&merged.into_iter().chain(others).collect::<Vec<_>>())?);
         sections.push(neighbours);
