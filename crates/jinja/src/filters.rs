@@ -6,6 +6,7 @@ use minijinja::value::{StringInput, ValueKind};
 use minijinja::{Error, State, Value, filters};
 
 use super::arguments::{bind, error, flag, integer, text};
+use super::bounds::weigh;
 use super::text::is_space;
 use super::{numbers, percent, repr, sorting, strings, trim};
 
@@ -18,6 +19,7 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     }),
     ("batch", |state, value, args| {
         let [count, fill] = bind(args, ["linecount", "fill_with"])?;
+        weigh(state, value)?;
         filters::batch(state, value.clone(), count_of(count)?, fill)
     }),
     ("capitalize", |state, value, args| {
@@ -74,6 +76,7 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
     ("safe", string),
     ("slice", |state, value, args| {
         let [count, fill] = bind(args, ["slices", "fill_with"])?;
+        weigh(state, value)?;
         filters::slice(state, value.clone(), count_of(count)?, fill)
     }),
     ("sort", sorting::sort),
@@ -86,7 +89,10 @@ pub(super) const FILTERS: &[(&str, Filter)] = &[
         let [characters] = bind(args, ["chars"])?;
         let characters = characters.filter(|characters| !characters.is_none());
         let characters = characters.as_ref().map(text).transpose()?;
-        Ok(Value::from(trim(&str(state, value)?, characters)))
+        let value = str(state, value)?;
+        let trimmed = trim(&value, characters);
+        strings::pay_trimmed(state, &value, &trimmed)?;
+        Ok(Value::from(trimmed))
     }),
     ("truncate", truncate),
     ("unique", sorting::unique),

@@ -18,6 +18,7 @@
 )]
 
 mod arguments;
+mod bounds;
 pub mod expressions;
 mod filters;
 mod float;
@@ -72,7 +73,10 @@ pub fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: 
         environment.add_filter(
             *name,
             move |state: &mut State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| {
-                filter(state, value, &args.into_values())
+                let options = args.into_values();
+                bounds::pay_options(state, value, &options)?;
+                strings::pay_for(state, name, value.as_str().unwrap_or_default())?;
+                filter(state, value, &options)
             },
         );
     }
@@ -84,14 +88,15 @@ pub fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: 
     environment.add_test("callable", tests_of_jinja::is_callable);
     environment.add_test("lower", tests_of_jinja::is_lower);
     environment.add_test("upper", tests_of_jinja::is_upper);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function("joiner", joiner);
     environment.add_function("__concat", concat);
     environment.add_function("__format", percent::modulo);
 }
 
-/// Methods and functions, which are the same in every Jinja.
+/// Methods, functions and bounds, which are the same in every Jinja.
 pub fn install_methods(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no_time: i64) {
     environment.set_unknown_method_callback(methods::call);
+    bounds::install(environment);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: &str| match now.load(Ordering::Relaxed) {
         time if time == no_time => Err(Error::new(
@@ -100,6 +105,11 @@ pub fn install_methods(environment: &mut Environment<'_>, now: Arc<AtomicI64>, n
         )),
         time => strftime::format(format, time),
     });
+}
+
+fn joiner(state: &State<'_, '_>, separator: Option<Value>) -> Result<Value, Error> {
+    bounds::pay_options(state, &Value::UNDEFINED, separator.as_slice())?;
+    Ok(minijinja_contrib::globals::joiner(separator))
 }
 
 fn raise_exception(state: &mut State<'_, '_>, message: &Value) -> Result<Value, Error> {

@@ -4,6 +4,7 @@ use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::arguments::{bind, error, integer};
+use super::bounds::weigh;
 use super::{percent, strings};
 
 /// The callback for methods that minijinja does not know.
@@ -11,22 +12,25 @@ pub(super) fn call(state: &mut State<'_, '_>, value: &Value, method: &str, args:
     let result = match value.kind() {
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
+            strings::pay_for(state, method, text)?;
             match strings::call(state, text, method, args)? {
                 None if method == "format" => Some(percent::str_format(state, text, args)?),
                 result => result,
             }
         }
-        ValueKind::Seq | ValueKind::Iterable => list_method(value, method, args)?,
-        ValueKind::Map => dict_method(value, method, args)?,
+        ValueKind::Seq | ValueKind::Iterable => list_method(state, value, method, args)?,
+        ValueKind::Map => dict_method(state, value, method, args)?,
         _ => None,
     };
     result.ok_or_else(|| ErrorKind::UnknownMethod.into())
 }
 
-fn dict_method(dict: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn dict_method(state: &State<'_, '_>, dict: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     if method == "get" {
         let [key, default] = bind(args, ["", ""])?;
-        let found = dict.get_item(&key.unwrap_or_default())?;
+        let key = key.unwrap_or_default();
+        weigh(state, &key)?;
+        let found = dict.get_item(&key)?;
         let default = || default.unwrap_or_else(|| Value::from(()));
         return Ok(Some(if found.is_undefined() { default() } else { found }));
     }
@@ -48,7 +52,11 @@ fn dict_method(dict: &Value, method: &str, args: &[Value]) -> Result<Option<Valu
     })))
 }
 
-fn list_method(list: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn list_method(state: &State<'_, '_>, list: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    // They compare.
+    if matches!(method, "count" | "index") {
+        weigh(state, list)?;
+    }
     match method {
         "copy" => bind(args, []).map(|[]| Some(list.clone())),
         "count" => {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use minijinja::value::ValueKind;
 use minijinja::{Error, State, Value};
 
-use super::{float, sorting};
+use super::{float, sorting, strings};
 
 /// Deeper than any request can nest; a template can build a value that contains itself.
 const MAX_DEPTH: usize = 512;
@@ -34,7 +34,11 @@ fn repr(state: &State<'_, '_>, value: &Value, text: &mut String, depth: usize) -
     let inside = depth.saturating_add(1);
     match value.kind() {
         _ if depth > MAX_DEPTH => text.push_str("..."),
-        ValueKind::String => string(value.as_str().unwrap_or_default(), text),
+        ValueKind::String => {
+            let inside = value.as_str().unwrap_or_default();
+            strings::pay_for(state, "repr", inside)?;
+            string(inside, text);
+        }
         ValueKind::Number if !value.is_integer() => match f64::try_from(value.clone()) {
             Ok(number) => text.push_str(&float::repr(number)),
             Err(_) => text.push_str(&value.to_string()),

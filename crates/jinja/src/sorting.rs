@@ -8,6 +8,7 @@ use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, State, Value};
 
 use super::arguments::{bind, error, flag};
+use super::bounds::weigh;
 
 pub(super) fn sort(state: &mut State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [reverse, case_sensitive, attribute] = bind(args, ["reverse", "case_sensitive", "attribute"])?;
@@ -79,6 +80,7 @@ pub(super) fn unique(state: &mut State<'_, '_>, value: &Value, args: &[Value]) -
     if keyed.iter().any(|(key, _)| !is_hashable(key)) {
         return Err(error("unique: lists and dicts cannot be told apart"));
     }
+    pay_comparisons(state, &keyed)?;
     let fresh = keyed.into_iter().filter(|(key, _)| seen.insert(key.clone()));
     Ok(fresh.map(|(_, item)| item).collect())
 }
@@ -165,16 +167,25 @@ fn keyed(
     key: impl Fn(&Value) -> Result<Value, Error>,
 ) -> Result<Vec<(Value, Value)>, Error> {
     let pair = |item: Value| {
-        super::repr::pay(state, &item)?;
+        // Those of a sum of lists may be many times the same one.
+        weigh(state, &item)?;
         Ok((key(&item)?, item))
     };
     value.try_iter()?.map(pair).collect()
 }
 
+/// As many as sorting takes at most.
+fn pay_comparisons(state: &State<'_, '_>, keyed: &[(Value, Value)]) -> Result<(), Error> {
+    let comparisons = u64::from((keyed.len() as u64).max(2).ilog2());
+    for (key, _) in keyed {
+        let once = weigh(state, key)?;
+        state.consume_fuel(once.saturating_mul(comparisons))?;
+    }
+    Ok(())
+}
+
 fn sort_by_key(state: &State<'_, '_>, keyed: &mut [(Value, Value)], reverse: bool) -> Result<(), Error> {
-    // As many comparisons as sorting takes at most.
-    let length = keyed.len() as u64;
-    state.consume_fuel(length.saturating_mul(u64::from(length.max(2).ilog2())))?;
+    pay_comparisons(state, keyed)?;
     // What cannot be compared with one other cannot be sorted.
     if let Some(((first, _), rest)) = keyed.split_first() {
         rest.iter().try_for_each(|(key, _)| compare(first, key).map(drop))?;

@@ -35,11 +35,13 @@ pub(super) fn call(state: &State<'_, '_>, value: &str, method: &str, args: &[Val
             } else {
                 value.trim_start_matches(stripped)
             };
-            Value::from(if method == "lstrip" {
+            let left = if method == "lstrip" {
                 start
             } else {
                 start.trim_end_matches(stripped)
-            })
+            };
+            pay_trimmed(state, value, left)?;
+            Value::from(left)
         }
         "split" | "rsplit" => split(value, args, method == "rsplit")?,
         "splitlines" => {
@@ -206,6 +208,23 @@ pub(super) fn call(state: &State<'_, '_>, value: &str, method: &str, args: &[Val
         }
         _ => return Ok(None),
     }))
+}
+
+/// Pays for what a method or a filter takes longer for than minijinja asks fuel for: it looks up what each character is.
+pub(super) fn pay_for(state: &State<'_, '_>, name: &str, text: &str) -> Result<(), Error> {
+    let times = match name {
+        "float" | "int" | "isalnum" | "isalpha" | "isdecimal" | "isdigit" | "isidentifier" | "islower"
+        | "isnumeric" | "isspace" | "istitle" | "isupper" | "urlencode" | "wordcount" => 12,
+        "isprintable" => 24,
+        "capitalize" | "casefold" | "lower" | "repr" | "swapcase" | "title" | "upper" => 3,
+        _ => return Ok(()),
+    };
+    pay(state, text.len().saturating_mul(times))
+}
+
+/// Pays for what was looked at to take it away at the ends.
+pub(super) fn pay_trimmed(state: &State<'_, '_>, text: &str, trimmed: &str) -> Result<(), Error> {
+    pay(state, text.len().saturating_sub(trimmed.len()).saturating_mul(4))
 }
 
 /// Pays for so many bytes that are about to be made.

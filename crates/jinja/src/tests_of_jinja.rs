@@ -25,12 +25,16 @@ pub(super) fn is_callable(value: &Value) -> bool {
 
 /// What is asked is asked of the text that the value is printed as.
 pub(super) fn is_lower(state: &State<'_, '_>, value: &Value) -> Result<bool, Error> {
-    Ok(strings::has_case(&repr::str(state, value)?, false))
+    let text = repr::str(state, value)?;
+    strings::pay_for(state, "islower", &text)?;
+    Ok(strings::has_case(&text, false))
 }
 
 /// As [`is_lower`].
 pub(super) fn is_upper(state: &State<'_, '_>, value: &Value) -> Result<bool, Error> {
-    Ok(strings::has_case(&repr::str(state, value)?, true))
+    let text = repr::str(state, value)?;
+    strings::pay_for(state, "isupper", &text)?;
+    Ok(strings::has_case(&text, true))
 }
 
 /// In Python a `bool` is a number.

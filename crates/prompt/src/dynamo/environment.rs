@@ -32,7 +32,9 @@ pub(crate) fn install(environment: &mut Environment<'_>, now: Arc<AtomicI64>, no
     environment.add_filter("escape", escape);
     environment.add_filter("e", escape);
     environment.add_test("sequence", |value: &Value| value.kind() == ValueKind::Seq);
-    environment.add_test("iterable", |value: &Value| value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Value| {
+        value.as_str().is_some() || value.try_iter().is_ok()
+    });
     environment.add_test("number", |value: &Value| value.kind() == ValueKind::Number);
 }
 
