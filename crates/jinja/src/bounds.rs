@@ -79,6 +79,14 @@ pub(super) fn install(environment: &mut Environment<'_>) {
             },
         );
     }
+    environment.add_filter(
+        "format",
+        |state: &mut State<'_, '_>, text: &Value, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            pay_places(state, text.as_str().unwrap_or_default().matches('%').count(), &args)?;
+            filters::format(state, text, Rest(args.into_iter().map(ValueOrKwargs::from).collect()))
+        },
+    );
     let comparisons: [(&[&str], Compares); 7] = [
         (&["==", "eq", "equalto"], tests::is_eq),
         (&["!=", "ne"], tests::is_ne),
@@ -254,6 +262,15 @@ pub(super) fn pay_options(state: &State<'_, '_>, value: &Value, options: &[Value
         let weight = weigh_at(state, option, 1)?;
         // Nothing for a short one, with its own name or without.
         state.consume_fuel(items.saturating_mul(weight / 8))?;
+    }
+    Ok(())
+}
+
+/// Pays for a text with so many places for `args`, each of which may stand in all of them.
+pub(super) fn pay_places(state: &State<'_, '_>, places: usize, args: &[Value]) -> Result<(), Error> {
+    for arg in args {
+        let once = weigh_at(state, arg, 1)?;
+        state.consume_fuel(once.saturating_mul(places as u64))?;
     }
     Ok(())
 }

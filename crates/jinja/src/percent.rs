@@ -5,6 +5,7 @@ use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, State, Value, filters, formatting};
 
 use super::arguments::error;
+use super::bounds::pay_places;
 use super::{numbers, repr, strings};
 
 /// `text % right`. What is to be formatted by names may be a dict.
@@ -22,6 +23,7 @@ pub(super) fn modulo(state: &mut State<'_, '_>, text: &Value, right: &Value) -> 
 /// The `format` filter.
 pub(super) fn format(state: &mut State<'_, '_>, text: &Value, args: &[Value]) -> Result<Value, Error> {
     let conversions = conversions(text.as_str().unwrap_or_default());
+    pay_places(state, conversions.len(), args)?;
     let is_list = |arg: &Value| matches!(arg.kind(), ValueKind::Seq | ValueKind::Map);
     if args.len() > conversions.len() && !matches!(args, [only] if is_list(only)) {
         return Err(error("not all arguments converted during string formatting"));
@@ -50,6 +52,7 @@ pub(super) fn str_format(state: &State<'_, '_>, text: &str, args: &[Value]) -> R
     let widths = numbers.filter(|number| !number.is_empty());
     let widths = widths.map(|number| number.parse().unwrap_or(usize::MAX));
     strings::pay(state, widths.fold(0, usize::saturating_add))?;
+    pay_places(state, text.matches('{').count(), args)?;
     let fields = text.split('{').filter_map(|field| field.split_once('}'));
     let specs: Vec<&str> = fields.filter_map(|(field, _)| Some(field.split_once(':')?.1)).collect();
     let args = printed(args, |arg| {

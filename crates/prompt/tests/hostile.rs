@@ -241,20 +241,21 @@ fn values_are_paid_for_in_each_rendering() {
 /// The same for what Jinja2 has and minijinja 2, which Dynamo's frontend renders with, has not.
 #[test]
 fn what_is_made_is_paid_for_before() {
-    let long = "{% set ns = namespace(l=[1]) %}{% for a in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}";
+    // Half a million numbers, of which five thousand are made.
+    let long = "{% set l = [range(5000) | list] * 100 %}";
     let uses = [
-        "{{ ns.l }}",
-        "{{ ns.l | tojson }}",
-        "{{ ns.l ~ 'x' }}",
-        "{{ [ns.l] | join }}",
-        "{{ ns.l | upper }}",
-        "{{ 'x' | replace('x', ns.l) }}",
-        "{{ '%s' % ns.l }}",
-        "{{ '%s' | format(ns.l) }}",
-        "{{ '{}'.format(ns.l) }}",
-        "{{ ns.l | safe }}",
-        "{{ ns.l is lower }}",
-        "{{ raise_exception(ns.l) }}",
+        "{{ l }}",
+        "{{ l | tojson }}",
+        "{{ l ~ 'x' }}",
+        "{{ [l] | join }}",
+        "{{ l | upper }}",
+        "{{ 'x' | replace('x', l) }}",
+        "{{ '%s' % l }}",
+        "{{ '%s' | format(l) }}",
+        "{{ '{}'.format(l) }}",
+        "{{ l | safe }}",
+        "{{ l is lower }}",
+        "{{ raise_exception(l) }}",
     ]
     .map(|used| format!("{long}{used}"));
     let sizes = [
@@ -277,13 +278,28 @@ fn what_is_made_is_paid_for_before() {
             "{source}"
         );
     }
-    for used in ["{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l | string }}"] {
-        let source = format!("{long}{used}");
-        assert_eq!(
-            outcome(&compile(&source, Frontend::Dynamo), Shape::Chat, body.as_bytes()),
-            Err("template_limit"),
-            "{source}"
-        );
+    let of_both = [
+        "{{ ('{0}' * 100000).format('a' * 100000) }}",
+        "{{ ('{a}' * 100000).format(a=[range(10000) | list]) }}",
+        "{{ ('%(a)s' * 100000) | format(a='b' * 100000) }}",
+        "{{ ('%(a)s' * 100000) | format(a=[range(10000) | list]) }}",
+    ];
+    for used in ["{{ l }}", "{{ l | tojson }}", "{{ l | string }}"]
+        .into_iter()
+        .chain(of_both)
+    {
+        for frontend in FRONTENDS {
+            let source = format!("{long}{used}");
+            assert_ne!(
+                outcome(&compile(long, frontend), Shape::Chat, body.as_bytes()),
+                Err("template_limit")
+            );
+            assert_eq!(
+                outcome(&compile(&source, frontend), Shape::Chat, body.as_bytes()),
+                Err("template_limit"),
+                "{frontend:?}: {source}"
+            );
+        }
     }
 }
 
@@ -534,10 +550,12 @@ fn what_looks_at_much_is_paid_for() {
     }
 }
 
-/// The functions that ask for fuel have names, which a template could give to others.
+/// The functions that ask for fuel have names, which a template could give to others. Long ones take long to look up.
 #[test]
-fn templates_that_name_what_bounds_them_do_not_compile() {
+fn templates_with_names_that_bounds_need_do_not_compile() {
+    let long = format!("{{{{ messages.{} }}}}", "x".repeat(257));
     for source in [
+        &long,
         "{% set __paid = __kept %}",
         "{% macro __whole(x) %}{% endmacro %}",
         "{% for __sliced in [1] %}{% endfor %}",
@@ -554,7 +572,8 @@ fn templates_that_name_what_bounds_them_do_not_compile() {
                 ..ModelText::default()
             };
             let refused = ChatTemplate::compile(&text).map(drop).unwrap_err().to_string();
-            assert!(refused.contains("names with `__`"), "{source}: {refused}");
+            let why = ["names with `__`", "more than 256 letters"];
+            assert!(why.iter().any(|why| refused.contains(why)), "{source}: {refused}");
         }
     }
 }

@@ -20,6 +20,9 @@ use frame::{Comparison, Edits, Frame, Item, Kind, Operand, Sum};
 /// expression by recursion, and Jinja2 itself gives up at about as many. Also how many `elif` a template may have.
 const MAX_DEPTH: usize = 300;
 
+/// Longer names are looked up by reading all of them.
+const MAX_NAME: usize = 256;
+
 /// A written text of at most so many bytes is compared in no time, and a text's character with a number of so many digits is
 /// found in none.
 const SMALL_TEXT: usize = 64;
@@ -133,6 +136,9 @@ impl Reader<'_> {
                     frame.item = Item::default();
                 }
                 Last::Other
+            }
+            Token::Ident(name) if name.len() > MAX_NAME => {
+                return Err(Error::new(ErrorKind::SyntaxError, "a name has more than 256 letters"));
             }
             Token::Ident(name) => match (after, *name) {
                 (Last::BlockStart, "elif") => {
@@ -321,8 +327,8 @@ impl Reader<'_> {
             }
             Kind::Subscript { value, start } if !key.is_some_and(|key| key.is_small) => {
                 self.edits.bound(value, start, ["__indexed(", ")"]);
-                if frame.has_names {
-                    let first = start.saturating_add(1);
+                let first = start.saturating_add(1);
+                if frame.has_names || self.last_end.saturating_sub(first) > SMALL_TEXT {
                     self.edits.bound(first, self.last_end, ["__paid(", ")"]);
                 }
             }
