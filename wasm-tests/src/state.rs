@@ -217,6 +217,28 @@ fn vms(bed: &Testbed) -> u64 {
     bed.envoys.iter().map(Envoy::vms).sum()
 }
 
+/// Waits until every VM has a view of each pool that the control plane has, from this control plane and not from one before it.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn views_new(bed: &Testbed) -> Result<()> {
+    eventually("views of this control plane", || async {
+        let status = Status::read(bed).await?;
+        let pools = status.0["pools"].as_array().context("pools")?;
+        let filters = status.0["filters"].as_array().context("filters")?;
+        ensure!(filters.len() as u64 == vms(bed), "{} VMs are connected", filters.len());
+        for filter in filters {
+            for pool in pools {
+                let name = pool["name"].as_str().context("pool name")?;
+                let acked = &filter["acked"][name]["epoch"];
+                ensure!(*acked == pool["epoch"], "{name}: {acked}, not epoch {}", pool["epoch"]);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
 /// As [`views_true`], in so many of the VMs and no others.
 ///
 /// # Errors

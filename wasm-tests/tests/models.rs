@@ -8,7 +8,7 @@ use testbed::{
 };
 use wasm_tests::crowd::Crowd;
 use wasm_tests::prompts::{question, words};
-use wasm_tests::state::{Decisions, Truth, vms_disconnected};
+use wasm_tests::state::{Decisions, Truth, views_new, vms_disconnected};
 use wasm_tests::{gateway, run, synced};
 
 const OTHER_MODEL: &str = "meta-llama/Llama-3.1-8B";
@@ -87,6 +87,8 @@ async fn reconfigure(bed: &mut Testbed, options: ControlPlaneOptions) -> Result<
     control_plane.process.terminate().await?;
     vms_disconnected(gateway(bed)?).await?;
     bed.start_control_plane(options).await?;
+    // Until its fleet is there, they are ready with what they had.
+    views_new(bed).await?;
     synced(bed).await
 }
 
