@@ -266,7 +266,9 @@ impl Reader<'_> {
                 self.end_sum();
                 self.link()?;
                 match (token, self.tag, self.frames.last_mut()) {
-                    (Token::Assign, Tag::Target { is_set: true, has_dot }, _) => {
+                    (Token::Assign, Tag::Target { is_set: true, has_dot }, Some(frame)) => {
+                        // What is given counts, not what to.
+                        (frame.has_names, frame.has_commas) = (false, false);
                         let (start, to_attribute) = (end, has_dot);
                         self.tag = Tag::Value { start, to_attribute };
                     }
