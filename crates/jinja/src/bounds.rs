@@ -14,14 +14,12 @@ use std::sync::Arc;
 use minijinja::value::{DynObject, Enumerator, Kwargs, Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, functions, tests};
 
-use super::strings;
+use super::{repr, strings};
 
 /// Deeper than any request can nest.
 const MAX_DEPTH: usize = 200;
 
-/// A unit of fuel is worth as many bytes that are read or written.
-const BYTES: u64 = 64;
-/// And as many items that are put into a list, or gone over.
+/// A unit of fuel is worth as many items that are put into a list, or gone over.
 const ITEMS: u64 = 2;
 
 type Compares = fn(&Value, &Value) -> bool;
@@ -42,40 +40,37 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         "namespace",
         |state: &mut State<'_, '_>, defaults: Option<ValueOrKwargs>| paid(state, functions::namespace(defaults)?),
     );
-    for (name, filter) in [
-        ("attr", Value::from_function(filters::attr)),
-        ("batch", Value::from_function(filters::batch)),
-        ("chain", Value::from_function(filters::chain)),
-        ("dictsort", Value::from_function(filters::dictsort)),
-        ("groupby", Value::from_function(filters::groupby)),
-        ("max", Value::from_function(filters::max)),
-        ("min", Value::from_function(filters::min)),
-        ("slice", Value::from_function(filters::slice)),
-        ("sort", Value::from_function(filters::sort)),
-        ("sum", Value::from_function(filters::sum)),
-        ("unique", Value::from_function(filters::unique)),
-        ("zip", Value::from_function(filters::zip)),
+    // Those that are true compare or put together all that is in the value.
+    for (name, looks_inside, filter) in [
+        ("attr", true, Value::from_function(filters::attr)),
+        ("batch", true, Value::from_function(filters::batch)),
+        ("chain", true, Value::from_function(filters::chain)),
+        ("dictsort", true, Value::from_function(filters::dictsort)),
+        ("groupby", true, Value::from_function(filters::groupby)),
+        ("map", false, Value::from_function(filters::map)),
+        ("max", true, Value::from_function(filters::max)),
+        ("min", true, Value::from_function(filters::min)),
+        ("reject", false, Value::from_function(filters::reject)),
+        ("rejectattr", false, Value::from_function(filters::rejectattr)),
+        ("select", false, Value::from_function(filters::select)),
+        ("selectattr", false, Value::from_function(filters::selectattr)),
+        ("slice", true, Value::from_function(filters::slice)),
+        ("sort", true, Value::from_function(filters::sort)),
+        ("sum", true, Value::from_function(filters::sum)),
+        ("unique", true, Value::from_function(filters::unique)),
+        ("zip", true, Value::from_function(filters::zip)),
     ] {
         environment.add_filter(
             name,
             move |state: &mut State<'_, '_>, value: Value, options: Rest<ValueOrKwargs>| {
-                weigh(state, &value)?;
-                let result = called(state, &filter, value, options)?;
+                if looks_inside {
+                    weigh(state, &value)?;
+                }
+                let mut args = options.into_values();
+                pay_options(state, &value, &args)?;
+                args.insert(0, value);
+                let result = filter.call(state, &args)?;
                 whole(state, result)
-            },
-        );
-    }
-    for (name, filter) in [
-        ("map", Value::from_function(filters::map)),
-        ("reject", Value::from_function(filters::reject)),
-        ("rejectattr", Value::from_function(filters::rejectattr)),
-        ("select", Value::from_function(filters::select)),
-        ("selectattr", Value::from_function(filters::selectattr)),
-    ] {
-        environment.add_filter(
-            name,
-            move |state: &mut State<'_, '_>, value: Value, options: Rest<ValueOrKwargs>| {
-                called(state, &filter, value, options)
             },
         );
     }
@@ -151,11 +146,10 @@ fn kept(value: Value) -> Result<Value, Error> {
 
 /// A sum, a product or a slice, which minijinja computes whenever it is gone over, if it is one of lists.
 fn whole(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    let kind = value.kind();
     let is_lazy = value
         .as_object()
         .is_some_and(|object| object.type_name().contains("Merge"));
-    match kind {
+    match value.kind() {
         ValueKind::Map if is_lazy => {
             let mut pairs = Vec::new();
             for key in value.try_iter()? {
@@ -203,8 +197,7 @@ struct Looked(DynObject);
 
 impl Looked {
     fn into(value: Value) -> Value {
-        let is_container = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map);
-        match value.as_object().filter(|_| is_container) {
+        match value.as_object().filter(|_| is_container(&value)) {
             Some(object) => Value::from_object(Self(object.clone())),
             None => value,
         }
@@ -231,33 +224,22 @@ impl Object for Looked {
 
 /// What a slice is taken of: it is gone over from its start. minijinja asks fuel for a text as it is a result.
 fn sliced(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    let items = match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => value.len().unwrap_or_default() as u64 / ITEMS,
-        _ => 0,
-    };
-    state.consume_fuel(items)?;
+    state.consume_fuel(length(&value) / ITEMS)?;
     Ok(value)
 }
 
-fn called(
-    state: &mut State<'_, '_>,
-    filter: &Value,
-    value: Value,
-    options: Rest<ValueOrKwargs>,
-) -> Result<Value, Error> {
-    let mut args = options.into_values();
-    pay_options(state, &value, &args)?;
-    args.insert(0, value);
-    filter.call(state, &args)
+/// How many items a list has; nothing else has any.
+fn length(value: &Value) -> u64 {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => value.len().unwrap_or_default() as u64,
+        _ => 0,
+    }
 }
 
 /// Pays for what a filter is told beside the value: it may come to be in the result, and a name of an attribute is read for
 /// each item.
 pub(super) fn pay_options(state: &State<'_, '_>, value: &Value, options: &[Value]) -> Result<(), Error> {
-    let items = match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => value.len().unwrap_or_default() as u64,
-        _ => 0,
-    };
+    let items = length(value);
     for option in options {
         let weight = weigh_at(state, option, 1)?;
         // Nothing for a short one, with its own name or without.
@@ -286,10 +268,9 @@ pub(super) fn weigh(state: &State<'_, '_>, value: &Value) -> Result<u64, Error> 
 }
 
 fn weigh_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<u64, Error> {
-    let bytes = value.as_str().map_or(0, str::len) as u64;
-    let mut weight = (bytes / BYTES).saturating_add(1);
+    let mut weight = repr::cost(value);
     state.consume_fuel(weight)?;
-    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+    if !is_container(value) {
         return Ok(weight);
     }
     if depth > MAX_DEPTH {
@@ -307,6 +288,10 @@ fn weigh_at(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<u64, E
         weight = weight.saturating_add(weigh_at(state, &item, inside)?);
     }
     Ok(weight)
+}
+
+fn is_container(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)
 }
 
 fn is_namespace(value: &Value) -> bool {

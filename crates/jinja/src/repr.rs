@@ -23,10 +23,15 @@ pub fn str<'v>(state: &State<'_, '_>, value: &'v Value) -> Result<Cow<'v, str>, 
     }
 }
 
-/// Pays for a value that is written, before it is: one unit, and one for 64 bytes of a text.
+/// Pays for a value that is written, before it is, without what is in it.
 pub fn pay(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    state.consume_fuel(cost(value))
+}
+
+/// One unit of fuel, and one for 64 bytes of a text.
+pub(super) fn cost(value: &Value) -> u64 {
     let bytes = value.as_str().map_or(0, str::len);
-    state.consume_fuel((bytes as u64 / 64).saturating_add(1))
+    (bytes as u64 / 64).saturating_add(1)
 }
 
 fn repr(state: &State<'_, '_>, value: &Value, text: &mut String, depth: usize) -> Result<(), Error> {
